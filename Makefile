@@ -1,0 +1,68 @@
+# gatework. Everything here needs only make and Python >= 3.11: the first target makes .venv, the others reuse it.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest -n 2 --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint docs bench clean environment environment-test environment-docs
+
+help:  ## Show this list
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: environment  ## Compare eight mixers on recall and four on real text, and make the pages
+	@echo "Comparing token mixers on associative recall, then on the Python library's source (minutes, on two cores)"
+	.venv/bin/gatework compare recall --config recipes/demo/recall.yaml --output runs/demo-recall
+	.venv/bin/gatework compare text --config recipes/demo/text.yaml --output runs/demo-text
+	@echo "Open these pages in a browser:"
+	@echo "  $(CURDIR)/runs/demo-recall/report.html"
+	@echo "  $(CURDIR)/runs/demo-text/report.html"
+
+# pytest's closing line is the last thing printed; a complaint of ruff or mypy fails the target all the same.
+test: environment-test  ## Check style and types, then run the tests but for the slow ones
+	@echo "Checking style and types, then running the tests"
+	@$(call checked_pytest,-m "not slow")
+
+test-slow: environment-test  ## The same, with the slow tests
+	@echo "Checking style and types, then running all tests"
+	@$(call checked_pytest,)
+
+checked_pytest = status=0; \
+	$(PY) -m ruff check --quiet || status=1; \
+	$(PY) -m ruff format --check --quiet || status=1; \
+	$(PY) -m mypy --no-error-summary || status=1; \
+	OMP_NUM_THREADS=1 $(PYTEST) $(1) || status=$$?; \
+	exit $$status
+
+lint: environment-test  ## Check style (ruff) and types (mypy)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+docs: environment-docs  ## Build the site; warnings are errors
+	$(PY) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	@echo "Open $(CURDIR)/docs/_build/html/index.html"
+
+bench: environment  ## Run every benchmark and print its table
+	@for script in benchmarks/[!_]*.py; do \
+		echo "$$script"; \
+		$(PY) "$$script" || exit 1; \
+	done
+
+clean:  ## Remove what is built from the sources; .venv and runs/ stay
+	rm -rf build dist docs/_build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+environment:
+	@$(call install,)
+
+environment-test:
+	@$(call install,test)
+
+environment-docs:
+	@$(call install,docs)
+
+install = command -v $(PYTHON) >/dev/null || \
+	{ echo "$(PYTHON) was not found; gatework needs Python 3.11 or newer"; exit 1; }; \
+	$(PYTHON) .ci/environment.py $(1)

@@ -1,0 +1,48 @@
+"""gatework: build with, verify, train and measure token mixers.
+
+Names are imported when they are used, so that ``import gatework`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gatework._version import __version__
+
+if TYPE_CHECKING:
+    from gatework import masks, ops
+    from gatework.checkpoints import CheckpointError, load_checkpoint
+    from gatework.registry import create_mixer, list_mixers, register_mixer
+
+_HOMES = {
+    "CheckpointError": "gatework.checkpoints",
+    "load_checkpoint": "gatework.checkpoints",
+    "create_mixer": "gatework.registry",
+    "list_mixers": "gatework.registry",
+    "register_mixer": "gatework.registry",
+}
+_SUBMODULES = ("masks", "ops")
+
+__all__ = [
+    "CheckpointError",
+    "__version__",
+    "create_mixer",
+    "list_mixers",
+    "load_checkpoint",
+    "masks",
+    "ops",
+    "register_mixer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"gatework.{name}")
+    raise AttributeError(f"module 'gatework' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

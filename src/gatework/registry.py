@@ -1,0 +1,179 @@
+"""Names to factories: what exists, and how to make it, without importing it.
+
+Listing reads only the table below, so ``gatework list`` answers without importing PyTorch; creating
+imports the one module that is needed. Users add their own entries with :func:`register_mixer`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gatework.layers.mixer import Mixer
+
+
+@dataclass(frozen=True)
+class MixerEntry:
+    """One registered sequence mixer.
+
+    Attributes:
+        name: What users type.
+        target: ``"module:Class"``, imported when the mixer is made, or the factory itself.
+        summary: One line for listings.
+        source: Paper and section the definition comes from.
+    """
+
+    name: str
+    target: str | Callable[..., Mixer]
+    summary: str
+    source: str
+
+    def load(self) -> Callable[..., Mixer]:
+        """Import and return the factory."""
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        factory: Callable[..., Mixer] = getattr(importlib.import_module(module), attribute)
+        return factory
+
+
+_MIXERS: dict[str, MixerEntry] = {
+    entry.name: entry
+    for entry in (
+        MixerEntry(
+            "attention",
+            "gatework.layers.attention:MultiHeadAttention",
+            "causal multi-head softmax attention, optional RoPE and grouped heads",
+            "arXiv:1706.03762",
+        ),
+        MixerEntry(
+            "sliding_window",
+            "gatework.layers.attention:SlidingWindowAttention",
+            "softmax attention over the last window_size tokens and the present one",
+            "arXiv:2004.05150",
+        ),
+        MixerEntry(
+            "base_conv",
+            "gatework.layers.gated_conv:BaseConv",
+            "a convolution gated by a projection: the minimal gated convolution",
+            "arXiv:2312.04927 section 4",
+        ),
+        MixerEntry(
+            "long_conv",
+            "gatework.layers.gated_conv:LongConvolution",
+            "one explicit causal filter per channel, as long as the sequence",
+            "arXiv:2302.06646",
+        ),
+        MixerEntry(
+            "implicit_long_conv",
+            "gatework.layers.gated_conv:ImplicitLongConvolution",
+            "long convolution whose filter is a small network of position",
+            "arXiv:2312.04927 appendix",
+        ),
+        MixerEntry(
+            "hyena",
+            "gatework.layers.hyena:Hyena",
+            "gated implicit long convolution with an exponential window",
+            "arXiv:2302.10866",
+        ),
+        MixerEntry(
+            "h3",
+            "gatework.layers.h3:H3",
+            "shift and diagonal state-space models around multiplicative gates",
+            "arXiv:2212.14052",
+        ),
+        MixerEntry(
+            "based",
+            "gatework.layers.based:Based",
+            "linear attention with a second-order Taylor feature map",
+            "arXiv:2402.18668",
+        ),
+        MixerEntry(
+            "gated_linear_attention",
+            "gatework.layers.gated_linear_attention:GatedLinearAttention",
+            "linear attention whose state decays by a learned gate per key channel",
+            "arXiv:2312.06635",
+        ),
+        MixerEntry(
+            "mamba2",
+            "gatework.layers.mamba2:Mamba2",
+            "state-space duality: one input-dependent decay per head",
+            "arXiv:2405.21060",
+        ),
+    )
+}
+
+
+def list_mixers() -> list[str]:
+    """Return the names that :func:`create_mixer` knows, sorted."""
+    return sorted(_MIXERS)
+
+
+def mixer_entry(name: str) -> MixerEntry:
+    """Return the registry entry of ``name``.
+
+    Raises:
+        ValueError: If there is no such mixer; the message suggests the nearest names.
+    """
+    if name not in _MIXERS:
+        raise ValueError(f"mixer {name!r} is not registered{suggestion(name, list_mixers())}")
+    return _MIXERS[name]
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """Say which of the ``known`` names the caller may have meant, as the end of an error message."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return "; did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
+    return "; known names are " + ", ".join(known)
+
+
+def create_mixer(name: str, dim: int, **options: Any) -> Mixer:
+    """Make the sequence mixer ``name`` for ``dim`` channels.
+
+    Args:
+        name: One of :func:`list_mixers`.
+        dim: Number of channels of its input and output.
+        **options: Options of that mixer's class; see its documentation.
+
+    Raises:
+        ValueError: If the name is unknown or an option has an impossible value.
+        TypeError: If the mixer has no such option; the message lists those it has.
+    """
+    factory = mixer_entry(name).load()
+    known = mixer_options(name)
+    for option in options:
+        if option not in known:
+            raise TypeError(f"mixer {name!r} has no option {option!r}{suggestion(option, sorted(known))}")
+    return factory(dim, **options)
+
+
+def mixer_options(name: str) -> set[str]:
+    """Return the names of the options that mixer ``name`` takes."""
+    import inspect
+
+    parameters = inspect.signature(mixer_entry(name).load()).parameters
+    return {parameter for parameter in parameters if parameter != "dim"}
+
+
+def register_mixer(
+    name: str, target: str | Callable[..., Mixer], *, summary: str = "", source: str = ""
+) -> None:
+    """Add a mixer of your own, so that models and studies can name it.
+
+    Args:
+        name: The new name; one that exists already is refused.
+        target: A :class:`~gatework.layers.mixer.Mixer` subclass, or ``"module:Class"`` to import it later.
+        summary: One line for listings.
+        source: Where the definition comes from.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if name in _MIXERS:
+        raise ValueError(f"mixer {name!r} is already registered as {_MIXERS[name].target!r}")
+    _MIXERS[name] = MixerEntry(name, target, summary, source)

@@ -1,0 +1,32 @@
+"""Shared test settings: two threads at most, poisoned memory, run-time shape checks."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check every public shape annotation while the tests run, before anything of gatework is imported."""
+    from jaxtyping import install_import_hook
+
+    install_import_hook("gatework", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _settings(request: pytest.FixtureRequest):
+    """Poison uninitialised memory; no shape checks where our own error or the compiler must answer."""
+    import torch
+    from jaxtyping import config
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)  # without it, uninitialised memory is not filled with NaN
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    off = request.node.get_closest_marker("bad_input") or request.node.get_closest_marker("compile")
+    config.update("jaxtyping_disable", bool(off))
+    yield
+    config.update("jaxtyping_disable", False)
