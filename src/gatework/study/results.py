@@ -1,0 +1,203 @@
+"""The results of a study: one file per ended run, written once and never half."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gatework.study.files import StudyError, read_json, write_atomically
+from gatework.study.spec import RunSpec, is_finite_number
+
+RESULT_FORMAT = "gatework.result/1"
+STATUSES = ("finished", "diverged", "failed")
+_KEYS = {
+    "format",
+    "run_id",
+    "spec",
+    "status",
+    "message",
+    "metrics",
+    "cost",
+    "curve",
+    "environment",
+    "started",
+}
+
+
+class ResultStore:
+    """The folder ``results/`` of a study directory.
+
+    Args:
+        directory: The study directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.folder = directory / "results"
+
+    def path(self, run_id: str) -> Path:
+        """Return where the result of that run is, or would be."""
+        return self.folder / f"{run_id}.json"
+
+    def prepare(self) -> None:
+        """Make the folder, and delete what a killed writer left: temporary files that never got their name.
+
+        Raises:
+            StudyError: If the folder cannot be made or cleaned.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+            for stray in (*self.folder.glob("*.tmp"), *self.folder.parent.glob(".*.tmp")):
+                stray.unlink()
+        except OSError as error:
+            raise StudyError(f"cannot prepare {self.folder}: {error.strerror or error}") from error
+
+    def write(self, result: Mapping[str, Any]) -> None:
+        """Store the result of one ended run, instead of an earlier one of the same run.
+
+        Args:
+            result: In the form that :func:`check_result` accepts.
+
+        Raises:
+            ValueError: If it is no such result.
+            StudyError: If it cannot be written; an earlier result is then still there.
+        """
+        check_result(result)
+        text = json.dumps(result, indent=1, allow_nan=False)
+        write_atomically(self.path(result["run_id"]), text + "\n")
+
+    def read(self, run_id: str) -> dict[str, Any]:
+        """Return the result of one run.
+
+        Raises:
+            StudyError: If its file is missing, broken, or not the result that its name says.
+        """
+        path = self.path(run_id)
+        remedy = "restore it from a copy, or move it away to have that run repeated"
+        result = read_json(path, remedy=remedy)
+        try:
+            check_result(result)
+        except ValueError as error:
+            raise StudyError(f"{path} is no valid result: {error}; {remedy}") from error
+        if result["run_id"] != run_id:
+            raise StudyError(f"{path} is the result of another run, {result['run_id']}; {remedy}")
+        return result
+
+    def read_all(self) -> dict[str, dict[str, Any]]:
+        """Return every stored result by run id.
+
+        Raises:
+            StudyError: If one of the files is broken or foreign: none is ever skipped.
+        """
+        return {path.stem: self.read(path.stem) for path in sorted(self.folder.glob("*.json"))}
+
+
+def check_result(result: Mapping[str, Any]) -> None:
+    """Refuse what is no complete result of the run that it names.
+
+    Raises:
+        ValueError: Saying what is wrong.
+    """
+    if result.get("format") != RESULT_FORMAT:
+        raise ValueError(f"format must be {RESULT_FORMAT!r}, got {result.get('format')!r:.80}")
+    if missing := sorted(_KEYS - set(result)):
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    try:
+        run_id = RunSpec.from_json(result["spec"]).run_id
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its spec is invalid: {error}") from error
+    if result["run_id"] != run_id:
+        raise ValueError(f"run_id must be the hash of its spec, {run_id}, got {result['run_id']!r:.80}")
+    if result["status"] not in STATUSES:
+        raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {result['status']!r:.80}")
+    for name in ("message", "started"):
+        if not isinstance(result[name], str | None):
+            raise ValueError(f"{name} must be text or null, got {result[name]!r:.80}")
+    if result["status"] == "finished" and result["metrics"] is None:
+        raise ValueError("a finished run must have metrics, got null")
+    _check_numbers(result)
+
+
+def _check_numbers(result: Mapping[str, Any]) -> None:
+    """Check metrics, cost, curve and environment: objects of finite numbers, where they are not null."""
+    metrics = result["metrics"]
+    if metrics is not None:
+        if not isinstance(metrics, dict) or not {"quality", "loss", "slices"} <= set(metrics):
+            raise ValueError(f"metrics must hold quality, loss and slices, got {metrics!r:.80}")
+        _check_table("metrics", {name: metrics[name] for name in metrics if name != "slices"})
+        _check_table("slices", metrics["slices"])
+    if result["cost"] is not None:
+        _check_table("cost", result["cost"])
+    if not isinstance(result["curve"], list | None):
+        raise ValueError(f"curve must be a list or null, got {result['curve']!r:.80}")
+    for point in result["curve"] or ():
+        _check_table("curve", point)
+    if not isinstance(result["environment"], dict | None):
+        raise ValueError(f"environment must be an object or null, got {result['environment']!r:.80}")
+
+
+def _check_table(name: str, table: Any) -> None:
+    if not isinstance(table, dict):
+        raise ValueError(f"{name} must be an object, got {table!r:.80}")
+    for key, value in table.items():
+        if value is not None and not is_finite_number(value):
+            raise ValueError(f"{name}: {key!r:.80} must be a finite number or null, got {value!r:.80}")
+
+
+def finite_json(value: Any) -> Any:
+    """Return a JSON value with ``null`` wherever a number is not finite (JSON knows no NaN)."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite_json(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [finite_json(entry) for entry in value]
+    return value
+
+
+def write_table(path: Path, runs: Sequence[RunSpec], results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write one CSV line per run of the grid: spec, status (``missing`` where there is none), metrics, cost.
+
+    Args:
+        path: The file to write, atomically.
+        runs: The grid; results of other runs are left out.
+        results: Stored results by run id.
+
+    Raises:
+        StudyError: If it cannot be written.
+    """
+    rows = [_row(run, results.get(run.run_id)) for run in runs]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def _row(run: RunSpec, result: Mapping[str, Any] | None) -> dict[str, Any]:
+    result = result or {"status": "missing"}
+    metrics = result.get("metrics") or {"quality": None, "loss": None, "slices": {}}
+    return {
+        "run_id": run.run_id,
+        "task": run.task,
+        "mixer": run.mixer,
+        "setting": run.setting_name,
+        "width": run.width,
+        "learning_rate": run.learning_rate,
+        "seed": run.seed,
+        "status": result["status"],
+        "quality": metrics["quality"],
+        "loss": metrics["loss"],
+        **(result.get("cost") or {}),
+        **{f"slice {name}": value for name, value in metrics["slices"].items()},
+        "layers": json.dumps(run.layers),
+        **{f"setting {name}": value for name, value in run.setting.items()},
+        **{f"training {name}": value for name, value in run.training.items()},
+        "message": result.get("message"),
+        "started": result.get("started"),
+    }
