@@ -1,0 +1,1 @@
+"""Published systems, one file each, grouped by what they answer."""

@@ -1,0 +1,486 @@
+"""A decoder language model whose layers are named in its config, as a Transformers model.
+
+Pre-norm blocks around any registered sequence mixer, one per layer: a plain Transformer, a stack of gated
+convolutions or a hybrid of both is a list of names. Zoology's models (arXiv:2312.04927) are configurations
+of it, and checkpoints in Zoology's layout load with :func:`gatework.load_checkpoint`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from gatework.layers.mixer import Mixer, State
+from gatework.registry import create_mixer, mixer_entry, mixer_options
+
+_CHANNEL_MIXERS = ("mlp", "glu", "identity", "none")
+_NORMS = ("layernorm", "rmsnorm")
+
+
+class GateworkConfig(PreTrainedConfig):
+    """Configuration of :class:`GateworkForCausalLM`.
+
+    Args:
+        vocab_size: Number of tokens.
+        hidden_size: Number of channels.
+        num_hidden_layers: Number of blocks.
+        mixers: Sequence mixers, repeated over the layers: names, or dicts with ``name`` and that mixer's
+            options, e.g. ``["base_conv", {"name": "attention", "num_heads": 2}]``.
+        channel_mixer: ``"mlp"``, ``"glu"``, ``"identity"`` (adds the normalised stream to itself, as in
+            Zoology's published sweeps) or ``"none"`` (the block ends after the sequence mixer).
+        mlp_ratio: Hidden width of the channel mixer over ``hidden_size``.
+        norm: ``"layernorm"`` or ``"rmsnorm"`` in the blocks; the last norm is always a LayerNorm.
+        norm_eps: Epsilon of the norms in the blocks.
+        final_norm_eps: Epsilon of the last norm.
+        learned_positions: Length of the learned position table; 0 for none.
+        context_length: Longest sequence, given to mixers that need to know it (long filters).
+        embed_dropout: Dropout after the embedding.
+        resid_dropout: Dropout on what each mixer adds to the stream.
+        drop_path_rate: Probability of dropping that whole for a sequence (stochastic depth).
+        initializer_range: Standard deviation of initial linear and embedding weights.
+        init_linear: Whether linear layers are drawn so; otherwise they keep PyTorch's initialisation, and
+            residual outputs are divided by ``sqrt(num_hidden_layers)`` (as Mamba's authors do).
+        embedding_init: ``"default"`` (``initializer_range``), ``"normal"`` (unit variance) or
+            ``"spherical"`` (rows of unit length).
+        train_embeddings: Whether word embeddings learn. Frozen ones are never tied to the head.
+        pad_vocab_size_multiple: ``vocab_size`` is rounded up to a multiple of it.
+    """
+
+    model_type = "gatework"
+
+    vocab_size: int = 256
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    mixers: list[Any] | None = None
+    channel_mixer: str = "mlp"
+    mlp_ratio: float = 4.0
+    norm: str = "layernorm"
+    norm_eps: float = 1e-5
+    final_norm_eps: float = 1e-5
+    learned_positions: int = 0
+    context_length: int = 2048
+    embed_dropout: float = 0.0
+    resid_dropout: float = 0.0
+    drop_path_rate: float = 0.0
+    initializer_range: float = 0.02
+    init_linear: bool = True
+    embedding_init: str = "default"
+    train_embeddings: bool = True
+    pad_vocab_size_multiple: int = 1
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Complete and check the values.
+
+        Raises:
+            ValueError: If a value is impossible, or a mixer has another name or another option.
+        """
+        mixers = ["attention"] if self.mixers is None else self.mixers
+        self.mixers = [{"name": mixer} if isinstance(mixer, str) else dict(mixer) for mixer in mixers]
+        _check_choice("channel_mixer", self.channel_mixer, _CHANNEL_MIXERS)
+        _check_choice("norm", self.norm, _NORMS)
+        _check_choice("embedding_init", self.embedding_init, ("default", "normal", "spherical"))
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.mixers:
+            raise ValueError("mixers must name at least one sequence mixer, got an empty list")
+        for mixer in self.mixers:
+            if "name" not in mixer:
+                raise ValueError(f"each of mixers must have a 'name', got {mixer}")
+            mixer_entry(mixer["name"])
+        self.vocab_size += -self.vocab_size % self.pad_vocab_size_multiple
+        self.tie_word_embeddings = self.tie_word_embeddings and self.train_embeddings
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+
+    def mixer_of_layer(self, index: int) -> Mixer:
+        """Make the sequence mixer of one layer."""
+        assert self.mixers is not None
+        options = dict(self.mixers[index % len(self.mixers)])
+        name = options.pop("name")
+        if "max_length" in mixer_options(name):
+            options.setdefault("max_length", self.context_length)
+        return create_mixer(name, self.hidden_size, **options)
+
+
+class MLP(nn.Module):
+    """``W2 gelu(W1 x)``."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels of each token."""
+        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return y
+
+
+class GLU(nn.Module):
+    """``W3 (W1 x * gelu(W2 x))``."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(dim, hidden_dim)
+        self.fc3 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels of each token."""
+        y: Tensor = self.fc3(self.fc1(x) * F.gelu(self.fc2(x)))
+        return y
+
+
+class DropPath(nn.Module):
+    """Drop a whole branch, per sequence, with probability ``p`` while training (arXiv:1603.09382)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero the branch of some sequences and scale that of the others."""
+        if not self.training or self.p == 0:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.p
+        return x * keep.to(x.dtype) / (1 - self.p)
+
+
+class DecoderBlock(GradientCheckpointingLayer):
+    """``x = x + mixer(norm(x))``, then ``x = x + channel_mixer(norm(x))``."""
+
+    def __init__(self, config: GateworkConfig, index: int) -> None:
+        super().__init__()
+        self.mixer_norm = _norm(config)
+        self.mixer = config.mixer_of_layer(index)
+        self.channel_mixer = _channel_mixer(config)
+        if self.channel_mixer is not None:
+            self.channel_norm = _norm(config)
+        self.dropout = nn.Dropout(config.resid_dropout)
+        self.drop_path = DropPath(config.drop_path_rate)
+        for name, module in self.named_modules():
+            if name.endswith(("out_proj", "fc2")):
+                setattr(module, "writes_to_stream", True)  # noqa: B010 (initial weights shrink with the depth)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length channels"],
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+    ) -> tuple[Float[Tensor, "batch length channels"], State | None]:
+        """Mix tokens, then channels; with ``return_state`` continue after ``state`` and return a new one."""
+        mixed = self.mixer_norm(x)
+        if not return_state:
+            mixed = self.mixer(mixed)
+        elif state is not None and x.shape[1] == 1:
+            mixed, state = self.mixer.step(mixed.squeeze(1), state)
+            mixed = mixed.unsqueeze(1)
+        else:
+            mixed, state = self.mixer.prefill(mixed, state)
+        x = x + self.drop_path(self.dropout(mixed))
+        if self.channel_mixer is not None:
+            x = x + self.drop_path(self.dropout(self.channel_mixer(self.channel_norm(x))))
+        return x, state
+
+
+@dataclass
+class MixerCache:
+    """What generation carries: one state per layer, and how many tokens they have seen."""
+
+    states: list[State]
+    length: int
+    is_compileable: bool = False
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of tokens seen."""
+        return self.length
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " batch"]) -> None:
+        """Keep the states of the sequences ``beam_idx``, in that order (beam search)."""
+        self.states = [
+            {name: tensor.index_select(0, beam_idx) for name, tensor in state.items()}
+            for state in self.states
+        ]
+
+
+class GateworkPreTrainedModel(PreTrainedModel):
+    """What the backbone and the language model share: config class, initialisation, loading."""
+
+    config_class = GateworkConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderBlock"]  # noqa: RUF012 (as in Transformers)
+    _is_stateful = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        config = self.config
+        if isinstance(module, nn.Linear):
+            scaled = getattr(module, "writes_to_stream", False)
+            if config.init_linear:
+                std = config.initializer_range / (math.sqrt(2 * config.num_hidden_layers) if scaled else 1)
+                module.weight.normal_(std=std)
+            elif scaled:
+                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+                module.weight.div_(math.sqrt(config.num_hidden_layers))
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            random = config.embedding_init != "default" and getattr(module, "holds_words", False)
+            module.weight.normal_(std=1.0 if random else config.initializer_range)
+            if random and config.embedding_init == "spherical":
+                module.weight.div_(module.weight.norm(dim=1, keepdim=True))
+
+
+class GateworkModel(GateworkPreTrainedModel):
+    """Embedding, blocks and a last norm: token ids to hidden states."""
+
+    def __init__(self, config: GateworkConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        setattr(self.embed_tokens, "holds_words", True)  # noqa: B010 (nn.Module attributes are typed as tensors)
+        self.embed_tokens.weight.requires_grad_(config.train_embeddings)
+        if config.learned_positions > 0:
+            self.embed_positions = nn.Embedding(config.learned_positions, config.hidden_size)
+        self.dropout = nn.Dropout(config.embed_dropout)
+        self.layers = nn.ModuleList(DecoderBlock(config, i) for i in range(config.num_hidden_layers))
+        self.final_dropout = nn.Dropout(config.resid_dropout)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.final_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the word embedding."""
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embedding."""
+        assert isinstance(value, nn.Embedding)
+        self.embed_tokens = value
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch length"] | None = None,
+        *,
+        inputs_embeds: Float[Tensor, "batch length channels"] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: MixerCache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """Map tokens to hidden states.
+
+        Args:
+            input_ids: Token ids; or give ``inputs_embeds``.
+            inputs_embeds: Embeddings in place of ids.
+            attention_mask: ``(batch, length)``, 0 at padding. Padding may only follow the tokens (right):
+                later positions reach no earlier ones. Left padding would enter every state and is refused.
+            past_key_values: States to continue after.
+            use_cache: Whether to return states.
+            output_hidden_states: Whether to return the stream before every block and at the end.
+            return_dict: Whether to return a named output instead of a tuple.
+            **kwargs: Ignored arguments that Transformers passes to every model (``position_ids``, …).
+
+        Raises:
+            ValueError: If neither or both inputs are given, the mask pads on the left, or the sequence
+                outgrows the position table.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        use_cache = bool(use_cache) and not (self.gradient_checkpointing and self.training)
+        seen = 0 if past_key_values is None else past_key_values.length
+        _check_padding(attention_mask, cached=use_cache or seen > 0)
+        x = self.dropout(self._add_positions(x, seen))
+        hidden = [x]
+        states = []
+        for index, layer in enumerate(self.layers):
+            state = None if past_key_values is None else past_key_values.states[index]
+            x, state = layer(x, state, return_state=use_cache)
+            states.append(state)
+            hidden.append(x)
+        x = self.norm(self.final_dropout(x))
+        # Transformers annotates a cache of keys and values; ours holds whatever each mixer carries.
+        cache: Any = MixerCache(states, seen + x.shape[1]) if use_cache else None
+        all_hidden = (*hidden[:-1], x) if output_hidden_states else None
+        output = BaseModelOutputWithPast(last_hidden_state=x, past_key_values=cache, hidden_states=all_hidden)
+        return output if return_dict is not False else output.to_tuple()
+
+    def _add_positions(self, x: Tensor, seen: int) -> Tensor:
+        table = self.config.learned_positions
+        if table <= 0:
+            return x
+        end = seen + x.shape[1]
+        if end > table:
+            raise ValueError(
+                f"sequence of {end} tokens is longer than the position table, learned_positions={table}"
+            )
+        return x + self.embed_positions.weight[seen:end]
+
+
+class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
+    """The decoder with a language-model head, for training and ``generate``."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (Transformers reads it)
+
+    def __init__(self, config: GateworkConfig) -> None:
+        super().__init__(config)
+        self.model = GateworkModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # each mixer brings a state of its own kind
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch length"] | None = None,
+        *,
+        labels: Int[Tensor, "batch length"] | None = None,
+        shift_labels: Int[Tensor, "batch length"] | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Map tokens to logits, and to the loss where labels are given.
+
+        While training with labels the head is applied only at labelled positions, and ``logits`` is
+        ``None``: in recall tasks few positions have a label, and the head is most of the work.
+
+        Args:
+            input_ids: Token ids.
+            labels: What Transformers calls labels: the ids themselves, shifted here; -100 is no label.
+            shift_labels: Labels that are shifted already: what should come after each position.
+            logits_to_keep: Compute logits only for this many last positions; 0 for all.
+            return_dict: Whether to return a named output instead of a tuple.
+            **inputs: Passed on to :class:`GateworkModel`.
+
+        Raises:
+            ValueError: If both kinds of labels are given.
+        """
+        if labels is not None:
+            if shift_labels is not None:
+                raise ValueError("give labels or shift_labels, not both")
+            shift_labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+        outputs = self.model(input_ids, **inputs)
+        hidden = outputs.last_hidden_state
+        loss = logits = None
+        if shift_labels is not None:
+            loss = labelled_cross_entropy(*self._logits_at_labels(hidden, shift_labels))
+        if shift_labels is None or not self.training:
+            logits = self.lm_head(hidden[:, -logits_to_keep:])
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def labelled_logits(
+        self, input_ids: Int[Tensor, "batch length"], shift_labels: Int[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, "labelled vocab"], Int[Tensor, " labelled"]]:
+        """Return the logits at labelled positions only, row by row, and the labels there."""
+        return self._logits_at_labels(self.model(input_ids).last_hidden_state, shift_labels)
+
+    def state_size(self, length: int) -> int:
+        """Return the number of elements that decoding carries per sequence after ``length`` tokens."""
+        return sum(layer.mixer.state_size(length) for layer in self.model.layers)
+
+    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Map a state dict of Zoology's ``LanguageModel`` to ours."""
+        converted: dict[str, Tensor] = {}
+        per_layer: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state_dict.items():
+            match = re.fullmatch(
+                r"backbone\.layers\.(\d+)\.(?:sequence_mixer\.mixer|sequence_mixer|mixer)\.(.+)", name
+            )
+            if match and int(match[1]) < len(self.model.layers):
+                per_layer.setdefault(int(match[1]), {})[match[2]] = tensor
+                continue
+            for theirs, ours in _ZOOLOGY_NAMES:
+                name = re.sub(theirs, ours, name)
+            converted[name] = tensor
+        for index, weights in per_layer.items():
+            for name, tensor in self.model.layers[index].mixer.convert_official(weights).items():
+                converted[f"model.layers.{index}.mixer.{name}"] = tensor
+        return converted
+
+    def _logits_at_labels(self, hidden: Tensor, shift_labels: Tensor) -> tuple[Tensor, Tensor]:
+        labelled = shift_labels != -100
+        return self.lm_head(hidden[labelled]), shift_labels[labelled]
+
+
+#: Zoology's names (patterns) and ours, outside the sequence mixers.
+_ZOOLOGY_NAMES = (
+    (r"^backbone\.embeddings\.word_embeddings\.", "model.embed_tokens."),
+    (r"^backbone\.embeddings\.position_embeddings\.", "model.embed_positions."),
+    (r"^backbone\.layers\.(\d+)\.norm1?\.", r"model.layers.\1.mixer_norm."),
+    (r"^backbone\.layers\.(\d+)\.norm2\.", r"model.layers.\1.channel_norm."),
+    (r"^backbone\.layers\.(\d+)\.state_mixer\.", r"model.layers.\1.channel_mixer."),
+    (r"^backbone\.ln_f\.", "model.norm."),
+)
+
+
+def labelled_cross_entropy(
+    logits: Float[Tensor, "labelled vocab"], labels: Int[Tensor, " labelled"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats, computed in at least float32; zero where nothing is labelled."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels, reduction="sum") / max(labels.numel(), 1)
+
+
+def _norm(config: GateworkConfig) -> nn.Module:
+    norm = nn.LayerNorm if config.norm == "layernorm" else nn.RMSNorm
+    return norm(config.hidden_size, eps=config.norm_eps)
+
+
+def _channel_mixer(config: GateworkConfig) -> nn.Module | None:
+    hidden = int(config.hidden_size * config.mlp_ratio)
+    if config.channel_mixer == "mlp":
+        return MLP(config.hidden_size, hidden)
+    if config.channel_mixer == "glu":
+        return GLU(config.hidden_size, hidden)
+    return nn.Identity() if config.channel_mixer == "identity" else None
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_padding(mask: Tensor | None, *, cached: bool) -> None:
+    """Padding after the tokens changes nothing earlier; anywhere else it would enter the states."""
+    if mask is None or bool(mask.all()):
+        return
+    if mask.ndim != 2:
+        raise ValueError(f"attention_mask must have shape (batch, length), got {tuple(mask.shape)}")
+    if bool((mask[:, 1:] > mask[:, :-1]).any()):
+        raise ValueError(
+            "attention_mask pads on the left, which would enter the mixers' states; pad on the right, "
+            "or generate for prompts of equal length"
+        )
+    if cached:
+        raise ValueError(
+            "attention_mask pads sequences whose state is kept (use_cache=True); give prompts of equal length"
+        )

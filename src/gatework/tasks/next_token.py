@@ -1,0 +1,130 @@
+"""The training that recall and text share: cross-entropy where there is a label, AdamW, a cosine schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+from gatework.models.language.decoder import GateworkForCausalLM
+from gatework.tasks.task import TokenBatch, Training
+
+
+class DivergedError(RuntimeError):
+    """The loss or the gradient stopped being finite; the update that would have followed was not made."""
+
+
+class NextTokenModule(LightningModule):
+    """Train a causal language model to give the labelled tokens.
+
+    Each validation pass ends with ``summary``: the mean ``loss`` in nats per label, ``accuracy`` (mean over
+    sequences of the share of labels that the model's first choice hits, as Zoology measures it) and the same
+    by slice, in ``slices``.
+
+    Args:
+        model: The model.
+        training: Optimizer and schedule.
+        learning_rate: Peak learning rate.
+    """
+
+    model: GateworkForCausalLM
+
+    def __init__(self, model: GateworkForCausalLM, training: Training, learning_rate: float) -> None:
+        super().__init__()
+        self.model = model
+        self.training_options = training
+        self.learning_rate = learning_rate
+        self.mean_loss = MeanMetric()
+        self.mean_accuracy = MeanMetric()
+        self.slice_accuracy: dict[str, MeanMetric] = {}
+        self.summary: dict[str, Any] = {}
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        """Return the loss.
+
+        Raises:
+            DivergedError: If it is not finite.
+        """
+        loss: Tensor = self.model(batch.inputs, shift_labels=batch.labels).loss
+        if not torch.isfinite(loss):
+            raise DivergedError(f"loss is {loss.item()} at step {self.global_step + 1}")
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the gradient, and stop before an update that is not finite.
+
+        Raises:
+            DivergedError: If the norm is not finite.
+        """
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.training_options.gradient_clip)
+        if not torch.isfinite(norm):
+            raise DivergedError(f"gradient norm is {norm.item()} at step {self.global_step + 1}")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a linear rise and a cosine fall of the learning rate, per step."""
+        options = self.training_options
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, self.learning_rate, betas=(0.9, options.beta2), weight_decay=options.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, options))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Score one batch."""
+        labelled = batch.labels != -100
+        logits, labels = self.model.labelled_logits(batch.inputs, batch.labels)
+        if labels.numel() == 0:
+            return
+        self.mean_loss.update(F.cross_entropy(logits.float(), labels), labels.numel())
+        hits = torch.zeros_like(batch.labels, dtype=torch.float32)
+        hits[labelled] = (logits.argmax(-1) == labels).float()
+        per_sequence = hits.sum(1) / labelled.sum(1).clamp_min(1)
+        self.mean_accuracy.update(per_sequence)
+        for names, rows in _rows_by_slices(batch.slices):
+            for key, value in names.items():
+                metric = self.slice_accuracy.setdefault(f"{key}={value}", MeanMetric().to(self.device))
+                metric.update(per_sequence[rows])
+
+    def on_validation_epoch_end(self) -> None:
+        """Gather ``summary`` and start anew."""
+        self.summary = {
+            "loss": self.mean_loss.compute().item(),
+            "accuracy": self.mean_accuracy.compute().item(),
+            "slices": {name: metric.compute().item() for name, metric in self.slice_accuracy.items()},
+        }
+        for metric in (self.mean_loss, self.mean_accuracy, *self.slice_accuracy.values()):
+            metric.reset()
+
+    def quality(self) -> float:
+        """Return the task's headline number of the last validation pass."""
+        value: float = self.summary["accuracy"]
+        return value
+
+
+def _rows_by_slices(slices: list[dict[str, int]]) -> list[tuple[dict[str, int], list[int]]]:
+    """Group the rows that have the same slices: one update each instead of one per row."""
+    groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    for row, names in enumerate(slices):
+        groups.setdefault(tuple(names.items()), []).append(row)
+    return [(dict(names), rows) for names, rows in groups.items()]
+
+
+def rate_factor(step: int, training: Training) -> float:
+    """Learning rate at ``step`` over its peak: a linear rise, then half a cosine down to ``final_rate``."""
+    warmup = training.warmup * training.steps
+    if step < warmup:
+        return (step + 1) / math.ceil(warmup)
+    progress = min(1.0, (step - warmup) / max(1.0, training.steps - warmup))
+    return training.final_rate + (1 - training.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,159 @@
+"""Recall: read key-value pairs, then give the values asked for (MQAR and its variants, arXiv:2312.04927)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gatework.data import counting
+from gatework.data.checks import check_choice
+from gatework.data.mqar import Mode, MQARConfig
+from gatework.data.recall_mixture import (
+    Batch,
+    Compat,
+    RecallConfig,
+    RecallMixture,
+    batch_loader,
+    make_mixture,
+)
+from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig
+from gatework.models.language.decoder import GateworkForCausalLM
+from gatework.registry import suggestion
+from gatework.tasks.next_token import NextTokenModule
+from gatework.tasks.task import Quality, Training
+
+#: Variants by name.
+VARIANTS: dict[str, type[RecallConfig]] = {
+    "mqar": MQARConfig,
+    "compositional": CompositionalConfig,
+    "forgetting": ForgettingConfig,
+    "parity": counting.ParityConfig,
+    "majority": counting.MajorityConfig,
+    "vocab_majority": counting.VocabMajorityConfig,
+    "cumulative_parity": counting.CumulativeParityConfig,
+    "cumulative_majority": counting.CumulativeMajorityConfig,
+}
+
+#: Sequences per batch of the evaluation.
+_TEST_BATCH = 250
+
+
+@dataclass(frozen=True)
+class RecallTask:
+    """A mixture of recall settings to train on, and one to test on.
+
+    Attributes:
+        train: Settings of the training segments.
+        test: Settings of the test segments.
+        data_seed: Seed of all examples, the same for every model.
+        mode: ``"fast"``, or ``"compat"`` for the very examples of the authors' generator.
+        compat: ``"official"`` repeats the errors of the authors' generators.
+    """
+
+    train: tuple[RecallConfig, ...]
+    test: tuple[RecallConfig, ...]
+    data_seed: int = 123
+    mode: Mode = "fast"
+    compat: Compat | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, ("fast", "compat"))
+        check_choice("compat", self.compat, (None, "official"))
+        if not self.test:
+            raise ValueError("test must hold at least one setting, got none")
+        self._mixture(1)
+
+    @classmethod
+    def from_setting(cls, setting: Mapping[str, Any]) -> RecallTask:
+        """Make the task from a JSON setting.
+
+        Either lists ``train`` and ``test`` of segments, each with ``variant`` and its options, or the
+        options of one segment with ``num_train`` and ``num_test`` examples.
+
+        Raises:
+            ValueError: If a value is out of range; the message names it.
+            TypeError: If an option is unknown.
+        """
+        options = dict(setting)
+        common = {name: options.pop(name) for name in ("data_seed", "mode", "compat") if name in options}
+        if "train" in options or "test" in options:
+            train, test = options.pop("train", []), options.pop("test", [])
+            if options:
+                raise TypeError(f"setting has train or test, and beside them {', '.join(sorted(options))}")
+        else:
+            num_train, num_test = options.pop("num_train", 20_000), options.pop("num_test", 1_000)
+            train, test = [{**options, "num_examples": num_train}], [{**options, "num_examples": num_test}]
+        return cls(tuple(map(segment_config, train)), tuple(map(segment_config, test)), **common)
+
+    @property
+    def quality(self) -> Quality:
+        """Accuracy; guessing among the values is the chance level where values are half the vocabulary."""
+        chance = 1 / (self.vocab_size - self.vocab_size // 2) if self._is_mqar() else None
+        return Quality("accuracy", "higher", chance=chance, range=(0.0, 1.0))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self._mixture(1).vocab_size
+
+    @property
+    def length(self) -> int:
+        """Length of the longest sequences."""
+        return self._mixture(1).max_length
+
+    def describe(self) -> list[str]:
+        """Return a sentence on the training and one on the test examples."""
+        made = "the authors' generator" if self.mode == "compat" else "the vectorised generator"
+        return [
+            f"Training data: {_describe(self.train)}, from {made} with seed {self.data_seed}; "
+            "every mixer reads the same examples.",
+            f"Test data: {_describe(self.test)}, from a disjoint range of seeds.",
+        ]
+
+    def train_batches(self, batch_size: int, *, steps: int, seed: int) -> Iterable[Batch]:
+        """Return the training batches in an order that follows from ``seed`` and changes every epoch."""
+        train, _ = make_mixture(self._mixture(batch_size), mode=self.mode, compat=self.compat)
+        return batch_loader(train, shuffle_seed=seed)
+
+    def test_batches(self) -> Iterable[Batch]:
+        """Return the test batches."""
+        _, test = make_mixture(self._mixture(_TEST_BATCH), mode=self.mode, compat=self.compat)
+        return batch_loader(test)
+
+    def module(self, model: GateworkForCausalLM, training: Training, learning_rate: float) -> NextTokenModule:
+        """Return the Lightning module that trains ``model``."""
+        return NextTokenModule(model, training, learning_rate)
+
+    def _mixture(self, batch_size: int) -> RecallMixture:
+        return RecallMixture(self.train, self.test, batch_size=(batch_size, _TEST_BATCH), seed=self.data_seed)
+
+    def _is_mqar(self) -> bool:
+        return all(isinstance(config, MQARConfig) for config in self.test)
+
+
+def segment_config(options: Mapping[str, Any]) -> RecallConfig:
+    """Make the setting of one segment from ``variant`` (MQAR by default) and its options.
+
+    Raises:
+        ValueError: If there is no such variant, or a value is out of range.
+        TypeError: If the variant has no such option.
+    """
+    options = dict(options)
+    name = options.pop("variant", "mqar")
+    if name not in VARIANTS:
+        raise ValueError(f"variant {name!r} is not a recall task{suggestion(str(name), sorted(VARIANTS))}")
+    known = {field.name for field in fields(VARIANTS[name])}
+    for option in options:
+        if option not in known:
+            raise TypeError(f"variant {name!r} has no option {option!r}{suggestion(option, sorted(known))}")
+    return VARIANTS[name](**options)
+
+
+def _describe(configs: tuple[RecallConfig, ...]) -> str:
+    return "; ".join(
+        f"{config.num_examples:,} examples of "
+        + ", ".join(f"{key}={value}" for key, value in config.slices.items())
+        + f", vocabulary {config.vocab_size}"
+        for config in configs
+    )
