@@ -217,10 +217,12 @@ def activation_bytes(model: GateworkForCausalLM, batch: TokenBatch) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    # A batch cut out of a data set shares the storage of the whole: a copy is what a step would hold.
+    inputs, labels = batch.inputs.clone(), batch.labels.clone()
     was_training = model.training
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        loss = model(batch.inputs, shift_labels=batch.labels).loss
+        loss = model(inputs, shift_labels=labels).loss
     del loss
     model.train(was_training)
     return sum(kept.values())

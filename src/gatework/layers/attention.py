@@ -1,0 +1,182 @@
+"""Softmax attention as sequence mixers: over the whole past, or over a sliding window of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gatework.layers.mixer import Mixer, State, check_divisible
+from gatework.layers.positions import rotary_embedding
+from gatework.masks import Causal, Mask, SlidingWindow
+from gatework.ops.attention import attention
+
+
+class MultiHeadAttention(Mixer):
+    """Causal multi-head attention: ``y = W_o concat_h(softmax(q_h k_h^T / sqrt(head_dim)) v_h)``.
+
+    A token attends to itself and to all tokens before it (arXiv:1706.03762, section 3.2.2). The state
+    holds the keys, before any rotation, and the values of all tokens read so far.
+
+    Args:
+        dim: Number of channels.
+        num_heads: Number of query heads; divides ``dim``.
+        num_kv_heads: Number of key and value heads, each shared by as many query heads
+            (arXiv:2305.13245); divides ``num_heads``, and is equal to it by default.
+        qkv_bias: Whether queries, keys and values have a bias.
+        out_bias: Whether the output projection has a bias.
+        dropout: Probability of dropping an attention weight in training.
+        rope: Whether queries and keys are rotated by their positions
+            (:func:`~gatework.layers.positions.rotary_embedding`).
+        rope_theta: Base of the wavelengths of the rotation.
+
+    Attributes:
+        mask: Who may attend to whom.
+        max_cached: Number of tokens that the state keeps at most; ``None`` for all.
+
+    Raises:
+        ValueError: If heads do not divide, ``rope`` meets an odd head size, or a number is out of range.
+    """
+
+    official_names: ClassVar[Mapping[str, str]] = {"Wqkv.weight": "qkv.weight", "Wqkv.bias": "qkv.bias"}
+    mask: Mask
+    max_cached: int | None
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 1,
+        num_kv_heads: int | None = None,
+        qkv_bias: bool = True,
+        out_bias: bool = True,
+        dropout: float = 0.0,
+        rope: bool = False,
+        rope_theta: float = 10000.0,
+    ) -> None:
+        super().__init__(dim)
+        self.head_dim = check_divisible(dim, num_heads)
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        check_divisible(num_heads, self.num_kv_heads, dim_name="num_heads", heads_name="num_kv_heads")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        if rope and self.head_dim % 2:
+            raise ValueError(f"rope needs an even dim // num_heads, got {dim} // {num_heads}")
+        if not rope_theta > 0:
+            raise ValueError(f"rope_theta must be positive, got {rope_theta}")
+        self.dropout = dropout
+        self.rope_theta = rope_theta if rope else None
+        self.qkv = nn.Linear(dim, (num_heads + 2 * self.num_kv_heads) * self.head_dim, bias=qkv_bias)
+        self.out_proj = nn.Linear(dim, dim, bias=out_bias)
+        self.mask = Causal()
+        self.max_cached = None
+
+    def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
+        """Mix a whole sequence."""
+        return self._attend(*self._project(x))
+
+    def initial_state(
+        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state before the first token: no keys and no values."""
+        shape = (batch_size, self.num_kv_heads, 0, self.head_dim)
+        return {name: self._new_zeros(*shape, device=device, dtype=dtype) for name in ("keys", "values")}
+
+    def step(
+        self, x: Float[Tensor, "batch channels"], state: State
+    ) -> tuple[Float[Tensor, "batch channels"], State]:
+        """Mix the next token."""
+        y, state = self.prefill(x.unsqueeze(1), state)
+        return y.squeeze(1), state
+
+    def prefill(
+        self, x: Float[Tensor, "batch length channels"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch length channels"], State]:
+        """Read a stretch of tokens in parallel; the state keeps its dtype."""
+        if state is None:
+            state = self.initial_state(x.shape[0], device=x.device)
+        q, k, v = self._project(x)
+        keys = torch.cat([state["keys"], k.to(state["keys"].dtype)], 2)
+        values = torch.cat([state["values"], v.to(state["values"].dtype)], 2)
+        y = self._attend(q, keys.to(q.dtype), values.to(q.dtype))
+        forgotten = keys.shape[2] - self._cached(keys.shape[2])
+        return y, {"keys": keys[:, :, forgotten:], "values": values[:, :, forgotten:]}
+
+    def state_size(self, length: int) -> int:
+        """Return the elements of the cached keys and values after ``length`` tokens."""
+        return 2 * self.num_kv_heads * self.head_dim * self._cached(length)
+
+    def _cached(self, length: int) -> int:
+        return length if self.max_cached is None else min(length, self.max_cached)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, ``(batch, heads, length, head_dim)`` each."""
+        if x.shape[-1] != self.dim:
+            raise ValueError(f"x must have {self.dim} channels, got shape {tuple(x.shape)}")
+        heads = self.num_heads + 2 * self.num_kv_heads
+        qkv = self.qkv(x).reshape(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
+        return torch.split_with_sizes(qkv, [self.num_heads, self.num_kv_heads, self.num_kv_heads], 1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of the last tokens over all of ``k`` and ``v``, projected to the output.
+
+        Rotated products depend on differences of positions only, so that positions may be counted
+        from the oldest key at hand, whatever has been forgotten before it.
+        """
+        past = k.shape[2] - q.shape[2]
+        if self.rope_theta is not None:
+            q = rotary_embedding(q, start=past, theta=self.rope_theta)
+            k = rotary_embedding(k, theta=self.rope_theta)
+        # The state holds no more than the next token may attend to.
+        mask = None if q.shape[2] == 1 else self.mask.with_query_offset(past)
+        y = attention(q, k, v, mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        output: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        return output
+
+
+class SlidingWindowAttention(MultiHeadAttention):
+    """Causal attention to the ``window_size`` tokens before a token, and to itself.
+
+    The definition is that of :class:`MultiHeadAttention` with the window of arXiv:2004.05150, section 3;
+    the forward pass costs O(length * window_size), and the state keeps ``window_size`` tokens.
+
+    Args:
+        dim: Number of channels.
+        num_heads: See :class:`MultiHeadAttention`, as all other options.
+        window_size: How many tokens before its own a token attends to.
+
+    Raises:
+        ValueError: If ``window_size`` is negative; and as in :class:`MultiHeadAttention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 1,
+        window_size: int = 64,
+        num_kv_heads: int | None = None,
+        qkv_bias: bool = True,
+        out_bias: bool = True,
+        dropout: float = 0.0,
+        rope: bool = False,
+        rope_theta: float = 10000.0,
+    ) -> None:
+        super().__init__(
+            dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            qkv_bias=qkv_bias,
+            out_bias=out_bias,
+            dropout=dropout,
+            rope=rope,
+            rope_theta=rope_theta,
+        )
+        if window_size < 0:
+            raise ValueError(f"window_size must be at least 0, got {window_size}")
+        self.mask = SlidingWindow(window_size, 0)
+        self.max_cached = window_size

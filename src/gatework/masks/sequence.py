@@ -1,0 +1,58 @@
+"""Masks over one axis of positions: full, causal, sliding window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gatework.masks.algebra import Allowed, Index, Mask
+
+
+@dataclass(frozen=True)
+class Full(Mask):
+    """Every query may attend to every key."""
+
+    def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
+        """Always true."""
+        return torch.ones_like(q_idx + kv_idx, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Causal(Mask):
+    """Query ``i`` may attend to keys ``0..i``: itself and the past."""
+
+    def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
+        """``kv_idx <= q_idx``."""
+        return kv_idx <= q_idx
+
+
+@dataclass(frozen=True)
+class SlidingWindow(Mask):
+    """Query ``i`` may attend to keys ``i - left .. i + right``, both ends included.
+
+    ``SlidingWindow(w, 0)`` is the causal window of language models (arXiv:2004.05150): ``w + 1`` keys.
+
+    Attributes:
+        left: Number of keys before the query's own position.
+        right: Number of keys after it.
+
+    Raises:
+        TypeError: If a side is not an integer.
+        ValueError: If a side is negative.
+    """
+
+    left: int
+    right: int
+
+    def __post_init__(self) -> None:
+        for name, side in (("left", self.left), ("right", self.right)):
+            if not isinstance(side, int) or isinstance(side, bool):
+                raise TypeError(f"{name} must be an integer number of keys, got {side!r}")
+            if side < 0:
+                raise ValueError(f"{name} must be at least 0, got {side}")
+
+    def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
+        """``-left <= kv_idx - q_idx <= right``."""
+        distance = kv_idx - q_idx
+        return (distance >= -self.left) & (distance <= self.right)

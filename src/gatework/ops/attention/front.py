@@ -1,0 +1,189 @@
+"""The front door of attention: checks the arguments, chooses an engine, runs it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gatework.masks import Mask
+from gatework.ops.attention import blocked, dense
+from gatework.ops.attention.options import Engine, Options, Result
+from gatework.ops.attention.reference import AllowedPairs, attention_reference
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Result:
+    arguments = options._asdict()
+    return_lse = arguments.pop("return_lse")
+    y, lse = attention_reference(q, k, v, **arguments)
+    return y, lse if return_lse else None
+
+
+#: Every way to compute attention, by the name that ``engine=`` takes.
+ENGINES = {
+    "reference": Engine(_reference),
+    "dense": Engine(dense.dense),
+    "blocked": Engine(blocked.blocked, blocked.refusal),
+}
+
+_Queries = Float[Tensor, "batch heads q_length head_dim"]
+_Keys = Float[Tensor, "batch kv_heads kv_length head_dim"]
+_Values = Float[Tensor, "batch kv_heads kv_length value_dim"]
+_Outputs = Float[Tensor, "batch heads q_length value_dim"]
+_Bias = Float[Tensor, "..."]
+_LogSumExp = Float[Tensor, "batch heads q_length"]
+
+
+@overload
+def attention(
+    q: _Queries,
+    k: _Keys,
+    v: _Values,
+    *,
+    mask: Mask | AllowedPairs | None = ...,
+    bias: _Bias | None = ...,
+    scale: float | None = ...,
+    softcap: float | None = ...,
+    sinks: Float[Tensor, " heads"] | None = ...,
+    dropout_p: float = ...,
+    return_lse: Literal[False] = ...,
+    engine: str | None = ...,
+) -> _Outputs: ...
+
+
+@overload
+def attention(
+    q: _Queries,
+    k: _Keys,
+    v: _Values,
+    *,
+    mask: Mask | AllowedPairs | None = ...,
+    bias: _Bias | None = ...,
+    scale: float | None = ...,
+    softcap: float | None = ...,
+    sinks: Float[Tensor, " heads"] | None = ...,
+    dropout_p: float = ...,
+    return_lse: Literal[True],
+    engine: str | None = ...,
+) -> tuple[_Outputs, _LogSumExp]: ...
+
+
+def attention(
+    q: _Queries,
+    k: _Keys,
+    v: _Values,
+    *,
+    mask: Mask | AllowedPairs | None = None,
+    bias: _Bias | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " heads"] | None = None,
+    dropout_p: float = 0.0,
+    return_lse: bool = False,
+    engine: str | None = None,
+) -> _Outputs | tuple[_Outputs, _LogSumExp]:
+    """Softmax attention: ``o_i = sum_j softmax_j(scale * q_i . k_j + bias_ij) v_j`` over the allowed ``j``.
+
+    Computes what :func:`attention_reference` defines (arXiv:1706.03762, section 3.2.1). A query that is
+    allowed nothing gets zeros.
+
+    Args:
+        q: Queries.
+        k: Keys; their heads may divide those of ``q``: query head ``h`` uses ``h // (heads // kv_heads)``.
+        v: Values, of any ``value_dim``.
+        mask: Which pairs are allowed: a :class:`~gatework.masks.Mask`, or booleans that broadcast to
+            ``(batch, heads, q_length, kv_length)``, True where allowed. A Mask counts positions of queries
+            and keys from 0; in decoding give it the queries' ``with_query_offset``.
+        bias: Added to the scores; broadcasts to the same shape.
+        scale: Factor on the scores, ``head_dim ** -0.5`` by default.
+        softcap: Bounds the scaled scores by ``softcap * tanh(score / softcap)``, before bias and mask
+            (arXiv:2408.00118, section 2).
+        sinks: One logit per query head that takes part in the softmax and has no value
+            (arXiv:2309.17453; as in gpt-oss).
+        dropout_p: Probability of dropping a weight after the softmax; applied whenever it is not 0.
+        return_lse: Also return the logarithm of the softmax's denominator, sinks included; ``-inf`` where
+            nothing is allowed and there is no sink.
+        engine: ``"reference"`` (the definition), ``"dense"`` (PyTorch's fused kernels) or ``"blocked"``
+            (sliding windows, in linear time); by default the fastest that can do what is asked.
+
+    Raises:
+        ValueError: If shapes, dtypes or ranges do not fit, or ``engine`` cannot do what is asked.
+        TypeError: If ``mask`` is neither a Mask nor boolean, or ``bias`` is not floating point.
+    """
+    _check_tensors(q, k, v)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    options = Options(mask, bias, scale, softcap, sinks, dropout_p, return_lse)
+    _check_options(q, k, options)
+    y, lse = _engine(engine, k.shape[2], options).run(q, k, v, options)
+    return y if lse is None else (y, lse)
+
+
+def _engine(name: str | None, kv_length: int, options: Options) -> Engine:
+    """The engine of that name, or the fastest one that can do what is asked."""
+    if name is None:
+        return ENGINES["blocked" if blocked.pays(kv_length, options) else "dense"]
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    refusal = ENGINES[name].refusal(options)
+    if refusal is not None:
+        raise ValueError(f"engine {name!r} {refusal}")
+    return ENGINES[name]
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.ndim != 4 or not tensor.is_floating_point():
+            raise ValueError(
+                f"{name} must be floating point of shape (batch, heads, length, head_dim), "
+                f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+        # Under autocast the projections of one layer may differ in dtype, and PyTorch casts them itself.
+        if tensor.dtype != q.dtype and not torch.is_autocast_enabled(q.device.type):
+            raise ValueError(f"{name} must have the dtype of q, {q.dtype}, got {tensor.dtype}")
+    if k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3] or q.shape[3] == 0:
+        raise ValueError(
+            f"k must have the batch and the head_dim >= 1 of q, {tuple(q.shape)}, got {tuple(k.shape)}"
+        )
+    if k.shape[1] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"the heads of k must divide those of q, {q.shape[1]}, got {k.shape[1]}")
+    if v.shape[:3] != k.shape[:3]:
+        raise ValueError(
+            f"v must have the batch, heads and length of k, {tuple(k.shape[:3])}, got {tuple(v.shape[:3])}"
+        )
+
+
+def _check_options(q: Tensor, k: Tensor, options: Options) -> None:
+    scores = (*q.shape[:3], k.shape[2])
+    if isinstance(options.mask, Tensor):
+        if options.mask.dtype != torch.bool:
+            raise TypeError(
+                f"mask must be boolean, True where allowed, got {options.mask.dtype}; see also bias"
+            )
+        _check_broadcasts("mask", options.mask, scores)
+    elif options.mask is not None and not isinstance(options.mask, Mask):
+        raise TypeError(f"mask must be a gatework.masks.Mask or a boolean tensor, got {options.mask!r}")
+    if options.bias is not None:
+        if not options.bias.is_floating_point():
+            raise TypeError(f"bias must be floating point, got {options.bias.dtype}")
+        _check_broadcasts("bias", options.bias, scores)
+    if options.sinks is not None and options.sinks.shape != q.shape[1:2]:
+        raise ValueError(f"sinks must have shape (heads={q.shape[1]},), got {tuple(options.sinks.shape)}")
+    if not math.isfinite(options.scale):
+        raise ValueError(f"scale must be finite, got {options.scale}")
+    if options.softcap is not None and not 0 < options.softcap < math.inf:
+        raise ValueError(f"softcap must be positive and finite, got {options.softcap}")
+    if not 0 <= options.dropout_p < 1:
+        raise ValueError(f"dropout_p must be at least 0 and below 1, got {options.dropout_p}")
+
+
+def _check_broadcasts(name: str, tensor: Tensor, scores: tuple[int, ...]) -> None:
+    """Refuse a tensor that does not broadcast to the scores, or that would enlarge them."""
+    sizes = tuple(tensor.shape)
+    trailing = scores[len(scores) - len(sizes) :] if len(sizes) <= len(scores) else ()
+    if len(trailing) != len(sizes) or any(a not in (1, b) for a, b in zip(sizes, trailing, strict=True)):
+        raise ValueError(
+            f"{name} must broadcast to (batch, heads, q_length, kv_length)={scores}, got {sizes}"
+        )

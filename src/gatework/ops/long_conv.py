@@ -1,0 +1,104 @@
+"""Causal long convolution: every output mixes all earlier inputs through one filter per channel.
+
+The global mixing of long convolutions, Hyena, H3 and BaseConv (arXiv:2302.06646, section 2;
+arXiv:2302.10866, section 3; arXiv:2312.04927, section 4).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def causal_conv_reference(
+    x: Float[Tensor, "batch length channels"],
+    kernel: Float[Tensor, "channels taps"],
+) -> Float[Tensor, "batch length channels"]:
+    """The definition, term by term: ``y[b, t, c] = sum_{s <= t} kernel[c, s] * x[b, t - s, c]``."""
+    y = torch.zeros_like(x)
+    for s in range(min(kernel.shape[1], x.shape[1])):
+        y[:, s:] += kernel[:, s] * x[:, : x.shape[1] - s]
+    return y
+
+
+def causal_conv(
+    x: Float[Tensor, "batch length channels"],
+    kernel: Float[Tensor, "channels taps"],
+) -> Float[Tensor, "batch length channels"]:
+    """Convolve each channel with its own causal filter, in O(length log length).
+
+    Computes what :func:`causal_conv_reference` defines. Rounding in the FFT reaches every output, earlier
+    ones too, at the size of the precision (1e-6 of the largest value in float32).
+
+    Args:
+        x: Input sequence, any floating dtype; half precisions are convolved in float32.
+        kernel: One filter per channel; ``kernel[:, 0]`` weighs the present.
+
+    Returns:
+        The mixed sequence, in the dtype of ``x``.
+
+    Raises:
+        ValueError: If ``kernel`` has another number of channels than ``x``, or no tap.
+    """
+    _check_kernel(x, kernel)
+    length = x.shape[1]
+    if x.numel() == 0:
+        return x.clone()  # FFT libraries refuse empty batches
+    # Taps beyond the input reach no output, and in a circular convolution would reach earlier ones.
+    kernel = kernel[:, :length]
+    compute = torch.promote_types(x.dtype, torch.float32)
+    size = _fft_size(length + kernel.shape[1] - 1)
+    # FFTs along the innermost axis are twice as fast as along the middle one, for the price of a transpose.
+    x_spectrum = torch.fft.rfft(x.to(compute).transpose(1, 2), n=size)
+    kernel_spectrum = torch.fft.rfft(kernel.to(compute), n=size)
+    y: Tensor = torch.fft.irfft(x_spectrum * kernel_spectrum, n=size)[..., :length]
+    return y.transpose(1, 2).to(x.dtype)
+
+
+def causal_conv_tail(
+    x: Float[Tensor, "batch length channels"],
+    kernel: Float[Tensor, "channels taps"],
+    count: int,
+) -> Float[Tensor, "batch count channels"]:
+    """Return the last ``count`` outputs of :func:`causal_conv`, as streaming needs them.
+
+    One output is a plain sum over the filter's reach, O(length); several share one transform.
+
+    Args:
+        x: Earlier and new inputs, the latest last.
+        kernel: One filter per channel; ``kernel[:, 0]`` weighs the present.
+        count: How many outputs to return, at most ``length``.
+
+    Raises:
+        ValueError: If ``count`` is not between 0 and ``length``, or ``kernel`` does not fit ``x``.
+    """
+    length = x.shape[1]
+    if not 0 <= count <= length:
+        raise ValueError(f"count must be between 0 and the length {length} of x, got {count}")
+    if count != 1:
+        return causal_conv(x, kernel)[:, length - count :]
+    _check_kernel(x, kernel)
+    reach = min(length, kernel.shape[1])
+    compute = torch.promote_types(x.dtype, torch.float32)
+    latest = x[:, length - reach :].to(compute)
+    return (latest * kernel[:, :reach].flip(1).T.to(compute)).sum(1, keepdim=True).to(x.dtype)
+
+
+def _check_kernel(x: Tensor, kernel: Tensor) -> None:
+    channels = x.shape[2]
+    if kernel.ndim != 2 or kernel.shape[0] != channels or kernel.shape[1] == 0:
+        raise ValueError(
+            f"kernel must have shape (channels={channels}, taps>=1) to match x, got {tuple(kernel.shape)}"
+        )
+
+
+def _fft_size(minimum: int) -> int:
+    """Return an even size of at least ``minimum`` whose prime factors are 2, 3 and 5.
+
+    Unlike SciPy's ``next_fast_len`` it is plain arithmetic, which ``torch.compile`` can follow.
+    """
+    sizes = []
+    for size in (2, 6, 10, 18, 30, 54, 90):
+        while size < minimum:
+            size *= 2
+        sizes.append(size)
+    return min(sizes)
