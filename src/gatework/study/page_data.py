@@ -1,0 +1,249 @@
+"""The one JSON value behind the figures and the table of the report page.
+
+Every number that people read is written here in Python (:mod:`gatework.study.quantities`); the page's
+script only places it. Mixers and settings are referred to by their position in the grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from gatework.study.answer import describe_spread, quality_unit
+from gatework.study.quantities import (
+    NOT_MEASURED,
+    format_bytes,
+    format_count,
+    format_quality,
+    format_rate,
+    format_seconds,
+    log_ticks,
+)
+from gatework.study.summary import STATUSES, Cell, Run, Spread, Summary
+from gatework.tasks.task import Quality
+
+_CURVE = ("step", "tokens", "seconds", "quality", "loss")
+
+
+def page_data(summary: Summary) -> dict[str, Any]:
+    """Collect what the page's script draws: plain JSON, without a number that is not finite."""
+    mixers = {name: index for index, name in enumerate(summary.mixers)}
+    settings = {name: index for index, name in enumerate(summary.settings)}
+    return {
+        "quality": _quality(summary),
+        "mixers": [{"name": name, "layers": layers_text(summary, name)} for name in mixers],
+        "settings": list(settings),
+        "widths": summary.widths,
+        "clearest_setting": _clearest_setting(summary),
+        "has_rate_choice": summary.has_rate_choice,
+        "axes": {
+            "state": _log_axis(summary, "state_bytes", "Decoding state", format_bytes, 2),
+            "rate": _log_axis(summary, "tokens_per_second", "Training tokens/s", format_count, 10),
+            "memory": _log_axis(summary, "activation_bytes", "Activation memory", format_bytes, 2),
+        },
+        "cells": [_cell(summary, cell, mixers[cell.mixer], settings[cell.setting]) for cell in summary.cells],
+        "runs": [
+            _run(summary, run, mixers[run.spec.mixer], settings[run.spec.setting_name])
+            for run in summary.runs
+        ],
+    }
+
+
+def layers_text(summary: Summary, mixer: str) -> str:
+    """Write the layers behind a mixer label on one line: ``base_conv(kernel_size=3) → attention``."""
+    spec = next(run.spec for run in summary.runs if run.spec.mixer == mixer)
+    return " → ".join(_layer_text(layer) for layer in spec.layers)
+
+
+def quality_title(quality: Quality) -> str:
+    """Write the name of a quality as an axis shows it, with its unit and direction."""
+    unit = quality_unit(quality)
+    return f"{quality.name} ({f'{unit}, ' if unit else ''}{quality.better} is better)"
+
+
+def _layer_text(layer: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{name}={_option(value)}" for name, value in layer.items() if name != "name")
+    return f"{layer['name']}({options})" if options else str(layer["name"])
+
+
+def _option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _quality(summary: Summary) -> dict[str, Any]:
+    quality = summary.quality
+    values = [
+        value for cell in summary.cells if cell.quality for value in (cell.quality.low, cell.quality.high)
+    ]
+    if quality.range is not None:
+        low, high = quality.range
+    else:
+        low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    pad = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+    return {
+        "name": quality.name,
+        "title": quality_title(quality),
+        "better": quality.better,
+        "chance": quality.chance,
+        "chance_text": f"chance {format_quality(quality.chance)}",
+        "bounded": quality.range is not None,
+        "range": [low - pad, high + pad],
+    }
+
+
+def _clearest_setting(summary: Summary) -> int:
+    """Position of the setting in which the mixers differ most: the one worth showing first."""
+
+    def spread(setting: str) -> float:
+        values = [cell.quality.mean for cell in summary.cells if cell.setting == setting and cell.quality]
+        return max(values) - min(values) if values else -1.0
+
+    return max(range(len(summary.settings)), key=lambda index: spread(summary.settings[index]))
+
+
+def _log_axis(
+    summary: Summary, cost: str, title: str, write: Callable[[float], str], base: int
+) -> dict[str, Any]:
+    """Range (as exponents of ten) and ticks of a cost axis, the same in every selection."""
+    spreads = [spread for cell in summary.cells if (spread := cell.cost(cost))]
+    values = [value for spread in spreads for value in (spread.low, spread.high) if value > 0]
+    low, high = (min(values), max(values)) if values else (1.0, 10.0)
+    # At least one doubling, so that noise of a few percent never fills the whole axis.
+    pad = max(0.05 * math.log10(high / low), 0.5 * (math.log10(2) - math.log10(high / low)), 0.06)
+    low, high = low / 10**pad, high * 10**pad
+    ticks = log_ticks(low, high, base)
+    return {
+        "title": f"{title} (log scale)",
+        "range": [math.log10(low), math.log10(high)],
+        "ticks": ticks,
+        "labels": [write(tick) for tick in ticks],
+    }
+
+
+def _cell(summary: Summary, cell: Cell, mixer: int, setting: int) -> dict[str, Any]:
+    rate = cell.cost("tokens_per_second")
+    return {
+        "mixer": mixer,
+        "setting": setting,
+        "width": cell.width,
+        "learning_rate": cell.learning_rate,
+        "quality": _triple(cell.quality),
+        "diverged": cell.count("diverged"),
+        "state": _positive(cell.cost("state_bytes")),
+        "memory": _positive(cell.cost("activation_bytes")),
+        "rate": _positive(rate),
+        "rate_spread": _triple(rate),
+        "hover": _hover(summary, cell),
+    }
+
+
+def _hover(summary: Summary, cell: Cell) -> list[str]:
+    """Lines that describe a point: the first is its title."""
+    lines = [f"{cell.mixer}, width {cell.width}", cell.setting]
+    if cell.quality:
+        described = describe_spread(cell.quality, quality_unit(summary.quality))
+        lines.append(f"{summary.quality.name} {described}")
+    lines += [
+        f"{count} of {len(cell.runs)} seeds {status}"
+        for status in STATUSES[1:]
+        if (count := cell.count(status))
+    ]
+    lines.append(f"learning rate {cell.learning_rate:g}{_chosen(cell)}")
+    if state := cell.cost("state_bytes"):
+        lines.append(f"decoding state {format_bytes(state.mean)}")
+    if rate := cell.cost("tokens_per_second"):
+        lines.append(format_rate(rate.mean))
+    if memory := cell.cost("activation_bytes"):
+        lines.append(f"activation memory {format_bytes(memory.mean)}")
+    return lines
+
+
+def _chosen(cell: Cell) -> str:
+    """Write what a learning rate was chosen from."""
+    if cell.num_rates == 1:
+        return ""
+    passed_over = f" ({cell.num_unstable_rates} diverged)" if cell.num_unstable_rates else ""
+    return f", best of {cell.num_rates}{passed_over}"
+
+
+def _run(summary: Summary, run: Run, mixer: int, setting: int) -> dict[str, Any]:
+    result = run.result or {}
+    values, texts = _numbers(run)
+    return {
+        "id": run.spec.run_id,
+        "mixer": mixer,
+        "setting": setting,
+        "layers": " → ".join(_layer_text(layer) for layer in run.spec.layers),
+        "status": run.status,
+        "message": result.get("message"),
+        "started": result.get("started"),
+        "environment": _environment_text(result.get("environment")),
+        "spec": json.dumps(run.spec.to_json(), indent=2, ensure_ascii=False),
+        "values": {
+            "width": run.spec.width,
+            "learning_rate": run.spec.learning_rate,
+            "seed": run.spec.seed,
+            **values,
+        },
+        "texts": {
+            "width": str(run.spec.width),
+            "learning_rate": f"{run.spec.learning_rate:g}",
+            "seed": str(run.spec.seed),
+            **texts,
+        },
+        "curve": _curve(result.get("curve") or ()),
+    }
+
+
+def _numbers(run: Run) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The metrics and costs of a run, once to sort by and once to read; units stand in the table's head."""
+    values = {
+        "quality": run.metric("quality"),
+        "loss": run.metric("loss"),
+        "parameters": run.cost("parameters"),
+        "state": run.cost("state_bytes"),
+        "memory": run.cost("activation_bytes"),
+        "rate": run.cost("tokens_per_second"),
+        "seconds": run.cost("seconds"),
+    }
+    texts = {
+        "quality": format_quality(values["quality"]),
+        "loss": format_quality(values["loss"]),
+        "parameters": format_count(values["parameters"]),
+        "state": format_bytes(values["state"]),
+        "memory": format_bytes(values["memory"]),
+        "rate": format_count(values["rate"]),
+        "seconds": format_seconds(values["seconds"]),
+    }
+    return values, texts
+
+
+def _curve(points: Iterable[Mapping[str, Any]]) -> dict[str, list[int | float | None]]:
+    """The learning curve by column, rounded to what a screen can show: the page carries every run's."""
+    kept = list(points)
+    return {name: [_rounded(point.get(name)) for point in kept] for name in _CURVE}
+
+
+def _rounded(value: int | float | None) -> int | float | None:
+    return value if value is None or isinstance(value, int) else float(f"{value:.5g}")
+
+
+def _environment_text(environment: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (environment or {}).items()) or NOT_MEASURED
+
+
+def _triple(spread: Spread | None) -> list[float] | None:
+    return None if spread is None else [spread.mean, spread.low, spread.high]
+
+
+def _positive(spread: Spread | None) -> float | None:
+    """The mean, None where a logarithmic axis could not show it."""
+    return spread.mean if spread is not None and spread.mean > 0 else None
+
+
+def environments(runs: Sequence[Run]) -> list[str]:
+    """Write each distinct environment in which a run was measured, in the order of the grid."""
+    found = [_environment_text((run.result or {}).get("environment")) for run in runs]
+    return [text for text in dict.fromkeys(found) if text != NOT_MEASURED]

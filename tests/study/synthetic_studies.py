@@ -1,0 +1,135 @@
+"""Study directories that look like real ones, made in a moment: what the report's tests read."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from gatework.study.spec import Quality, RunSpec, StudySpec
+
+ACCURACY = Quality("accuracy", "higher", chance=1 / 64, range=(0.0, 1.0))
+BITS = Quality("bits per byte", "lower", unit="bits per byte")
+HYBRID = [{"name": "base_conv", "kernel_size": 3}, {"name": "attention", "num_heads": 1}]
+# label: layers, quality reached at width 32 and 64, state bytes per channel, tokens/s at width 32
+MIXERS = {
+    "attention": ([{"name": "attention", "num_heads": 1}], (0.996, 0.999), 1024, 41_000),
+    "base_conv+attention": (HYBRID, (0.985, 0.997), 520, 52_000),
+    "based": ([{"name": "based", "feature_dim": 8}], (0.93, 0.988), 296, 33_000),
+    "gated_linear_attention": ([{"name": "gated_linear_attention"}], (0.71, 0.96), 64, 38_000),
+    "mamba2": ([{"name": "mamba2", "state_dim": 16}], (0.78, 0.975), 136, 29_000),
+    "hyena": ([{"name": "hyena"}], (0.34, 0.62), 512, 27_000),
+    "base_conv": ([{"name": "base_conv", "kernel_size": 3}], (0.22, 0.51), 512, 61_000),
+    "sliding_window": ([{"name": "sliding_window", "window_size": 16}], (0.11, 0.14), 128, 71_000),
+}
+TEXT_BITS = {"attention": 2.31, "base_conv+attention": 2.36, "mamba2": 2.42, "base_conv": 2.94}
+
+
+def run_spec(task: str, setting: str, mixer: str, width: int, rate: float, seed: int) -> RunSpec:
+    layers = MIXERS[mixer][0] if mixer in MIXERS else [{"name": mixer}]
+    options = {"name": setting, "length": 64}
+    return RunSpec(task, options, setting, mixer, layers, width, rate, seed, {"steps": 600, "batch_size": 64})
+
+
+def result_of(run: RunSpec, final: float, *, status: str = "finished", message: str | None = None) -> dict:
+    """A plausible result: a sigmoid learning curve up (or down) to ``final``, costs from the table above."""
+    chance = random.Random(run.run_id)
+    _, _, state, rate = MIXERS.get(run.mixer, ([], (), 100, 10_000))
+    speed = rate * 32 / run.width * chance.uniform(0.95, 1.05)
+    start = 0.02 if run.task == "recall" else 6.2
+    curve = []
+    for step in range(50, 601, 50):
+        reached = (
+            1 / (1 + math.exp(-(step - 260) / 60)) if run.task == "recall" else 1 - math.exp(-step / 110)
+        )
+        quality = start + (final - start) * reached + chance.gauss(0, 0.004)
+        quality = min(quality, 1.0) if run.task == "recall" else quality
+        loss = 4.2 * (1 - quality) if run.task == "recall" else quality * math.log(2)
+        tokens = step * 4096
+        point = {"step": step, "tokens": tokens, "seconds": tokens / speed, "train_loss": loss}
+        curve.append({**point, "loss": loss, "quality": quality})
+    if status == "diverged":
+        curve = [*curve[:5], {**curve[5], "loss": 55.0, "quality": start}]
+    metrics = {"quality": curve[-1]["quality"], "loss": curve[-1]["loss"], "slices": {}}
+    cost = {
+        "parameters": 64 * run.width + 12 * run.width**2,
+        "state_bytes": state * run.width,
+        "activation_bytes": 900 * state**0.5 * run.width,
+        "seconds": curve[-1]["seconds"],
+        "tokens_per_second": speed,
+    }
+    if status != "finished":
+        metrics = {"quality": None, "loss": None, "slices": {}}
+    return {
+        "format": "gatework.result/1",
+        "run_id": run.run_id,
+        "spec": run.to_json(),
+        "status": status,
+        "message": message,
+        "metrics": None if status == "failed" else metrics,
+        "cost": None if status == "failed" else cost,
+        "curve": None if status == "failed" else curve,
+        "environment": {"gatework": "0.1.0", "torch": "2.9.0", "platform": "Linux x86_64", "threads": 1},
+        "started": "2026-01-05T10:00:00+00:00",
+    }
+
+
+def write_study(
+    directory: Path,
+    runs: Sequence[RunSpec],
+    results: Sequence[dict],
+    *,
+    quality: Quality = ACCURACY,
+    title: str,
+) -> Path:
+    """Write ``study.json`` and ``results`` as the engine does."""
+    (directory / "results").mkdir(parents=True)
+    study = StudySpec(
+        name=directory.name,
+        task=runs[0].task,
+        command=f"gatework compare {runs[0].task} --output runs/{directory.name}",
+        title=title,
+        quality=quality,
+        runs=runs,
+        notes=[
+            "Every mixer sees the same data in the same order.",
+            "Each run trains for 600 steps of 4096 tokens.",
+        ],
+        created="2026-01-05T09:59:00+00:00",
+    )
+    (directory / "study.json").write_text(json.dumps(study.to_json()))
+    for result in results:
+        (directory / "results" / f"{result['run_id']}.json").write_text(json.dumps(result))
+    return directory
+
+
+def recall_study(directory: Path, *, rates: Sequence[float] = (0.003,), settings: int = 2) -> Path:
+    """Eight mixers, two widths, two seeds; one seed of hyena diverged, one of mamba2 failed."""
+    names = ["N=64, 4 pairs", "N=128, 16 pairs", "N=256, 32 pairs", "N=512, 64 pairs"][:settings]
+    runs, results = [], []
+    for level, setting in enumerate(names):
+        for mixer, (_, qualities, _, _) in MIXERS.items():
+            for rank, width in enumerate((32, 64)):
+                for rate in rates:
+                    for seed in (0, 1):
+                        run = run_spec("recall", setting, mixer, width, rate, seed)
+                        runs.append(run)
+                        handicap = 1 if qualities[0] > 0.98 else 0.72**level
+                        final = (
+                            qualities[rank] * handicap * (0.98 if seed else 1) * (0.9 if rate > 0.003 else 1)
+                        )
+                        results.append(result_of(run, final))
+    diverged = next(i for i, run in enumerate(runs) if run.mixer == "hyena" and run.width == 64)
+    results[diverged] = result_of(runs[diverged], 0.5, status="diverged", message="loss 55.0 at step 300")
+    failed = next(i for i, run in enumerate(runs) if run.mixer == "mamba2" and run.width == 32)
+    results[failed] = result_of(runs[failed], 0, status="failed", message="RuntimeError: out of memory")
+    return write_study(directory, runs, results, title="Which token mixer recalls best?")
+
+
+def text_study(directory: Path) -> Path:
+    """Four mixers at one width and two seeds on text, in bits per byte: lower is better."""
+    runs = [run_spec("text", "python source", mixer, 128, 0.002, s) for mixer in TEXT_BITS for s in (0, 1)]
+    results = [result_of(run, TEXT_BITS[run.mixer] + 0.012 * run.seed) for run in runs]
+    return write_study(directory, runs, results, quality=BITS, title="Token mixers on real text")

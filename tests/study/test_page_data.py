@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gatework.study.page_data import page_data
+from gatework.study.results import ResultStore
+from gatework.study.spec import StudySpec
+from gatework.study.summary import summarise
+from tests.study.synthetic_studies import BITS, recall_study, result_of, run_spec, text_study, write_study
+
+
+def data_of(directory):
+    return page_data(summarise(StudySpec.read(directory), ResultStore(directory).read_all()))
+
+
+@pytest.fixture(scope="module")
+def recall(tmp_path_factory):
+    return data_of(recall_study(tmp_path_factory.mktemp("page") / "recall"))
+
+
+def test_everything_is_there(recall):
+    assert len(recall["mixers"]) == 8
+    assert len(recall["cells"]) == 8 * 2 * 2
+    assert len(recall["runs"]) == 8 * 2 * 2 * 2
+    assert recall["mixers"][1]["layers"] == "base_conv(kernel_size=3) → attention(num_heads=1)"
+    json.dumps(recall, allow_nan=False)
+
+
+def test_the_setting_shown_first_separates_the_mixers_most(recall):
+    def spread(setting):
+        means = [cell["quality"][0] for cell in recall["cells"] if cell["setting"] == setting]
+        return max(means) - min(means)
+
+    assert spread(recall["clearest_setting"]) == max(spread(0), spread(1))
+
+
+def test_axes_hold_every_point(recall):
+    for cost, axis in recall["axes"].items():
+        low, high = (10**bound for bound in axis["range"])
+        assert all(low < cell[cost] < high for cell in recall["cells"])
+        assert len(axis["ticks"]) == len(axis["labels"]) >= 2
+        assert all(low <= tick <= high for tick in axis["ticks"])
+    assert recall["axes"]["state"]["labels"][0].endswith("KiB")
+    low, high = recall["quality"]["range"]
+    assert low < 0 < 1 < high
+
+
+def test_a_point_says_what_it_is(recall):
+    cell = next(cell for cell in recall["cells"] if cell["diverged"])
+    assert cell["hover"][:2] == ["hyena, width 64", "N=64, 4 pairs"]
+    assert "1 of 2 seeds diverged" in cell["hover"]
+    assert any(line.startswith("accuracy 0.") and "one seed" in line for line in cell["hover"])
+    assert any(line.endswith("tokens/s") for line in cell["hover"])
+
+
+def test_a_failed_run_keeps_its_row_and_message(recall):
+    run = next(run for run in recall["runs"] if run["status"] == "failed")
+    assert run["message"] == "RuntimeError: out of memory"
+    assert run["values"]["quality"] is None
+    assert run["texts"]["quality"] == "–"
+    assert run["curve"]["step"] == []
+    assert json.loads(run["spec"])["mixer"] == "mamba2"
+
+
+def test_the_direction_is_on_the_axis(tmp_path):
+    data = data_of(text_study(tmp_path / "text"))
+    assert data["quality"]["title"] == "bits per byte (lower is better)"
+    assert data["widths"] == [128]
+    low, high = data["quality"]["range"]
+    assert 2 < low < 2.31 < 2.95 < high < 4
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_study_without_numbers_has_axes(tmp_path, ended):
+    run = run_spec("text", "source", "attention", 32, 0.1, 0)
+    results = [result_of(run, 2.0, status="failed", message="boom")] if ended else []
+    data = data_of(write_study(tmp_path / "s", [run], results, quality=BITS, title="t"))
+    assert data["cells"][0]["quality"] is None
+    assert data["quality"]["range"][0] < data["quality"]["range"][1]
+    json.dumps(data, allow_nan=False)
+
+
+def test_a_cost_of_zero_does_not_break_a_log_axis(tmp_path):
+    run = run_spec("recall", "easy", "attention", 32, 0.1, 0)
+    result = result_of(run, 0.5)
+    result["cost"]["state_bytes"] = 0
+    data = data_of(write_study(tmp_path / "s", [run], [result], title="t"))
+    assert data["cells"][0]["state"] is None
+    assert data["runs"][0]["texts"]["state"] == "0 B"

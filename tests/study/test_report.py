@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import html
+import json
+import re
+
+import pytest
+
+from gatework.study.files import StudyError
+from gatework.study.report import embed_json, write_report
+from gatework.study.spec import StudySpec
+from tests.study.synthetic_studies import MIXERS, recall_study, result_of, run_spec, text_study, write_study
+
+INJECTION = "<script>window.hacked = 1</script>&\"'$title${x}"
+
+
+def shown(page: str) -> str:
+    """What a reader sees above the figures: tags and scripts taken out."""
+    body = re.sub(r"(?s)<(style|script).*?</\1>", " ", page)
+    return html.unescape(re.sub(r"<[^>]+>", " ", body))
+
+
+@pytest.fixture(scope="module")
+def recall(tmp_path_factory):
+    return write_report(recall_study(tmp_path_factory.mktemp("report") / "recall"))
+
+
+def test_the_page_answers_in_words(recall):
+    assert recall.name == "report.html"
+    text = shown(recall.read_text())
+    assert "Which token mixer recalls best?" in text
+    assert "The best accuracy, 0.9" in text
+    assert "Every mixer sees the same data in the same order." in text
+    assert "Learning rates were fixed beforehand" in text
+    assert "gatework compare recall --output runs/recall" in text
+    assert "torch 2.9.0" in text
+    counts = re.search(r"(?s)<ul class=\"counts\".*?</ul>", recall.read_text())[0]
+    assert re.findall(r"\w+ +\w+", re.sub(r" +", " ", shown(counts))) == [
+        "64 runs",
+        "62 finished",
+        "1 diverged",
+        "1 failed",
+    ]
+    assert all(name in text for name in MIXERS)
+
+
+def test_choosing_the_learning_rate_is_admitted(tmp_path):
+    path = write_report(recall_study(tmp_path / "s", rates=(0.001, 0.003), settings=1))
+    assert "so qualities are optimistic" in shown(path.read_text())
+
+
+def test_lower_is_better_is_said(tmp_path):
+    text = shown(write_report(text_study(tmp_path / "text")).read_text())
+    assert "Bits per byte, lower is better" in text
+    assert "down and left" in text
+
+
+def test_the_page_needs_nothing_else(recall):
+    page = recall.read_text()
+    assert page.count("plotly.js v") == 1
+    outside = re.sub(r"(?s)<script>/\*\*.*?</script>", "", page)
+    assert not re.search(r"(?:src|href)=\"(?!#)", outside)
+    assert "default-src 'none'" in page
+    assert "form-action 'none'" in page
+
+
+def test_embedded_json_reads_back_and_closes_nothing():
+    value = {"a": "</script><!--<script>", "b": "&amp;", "c": "\u2028", "d": [1.5, None]}
+    text = embed_json(value)
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == value
+
+
+def test_names_from_files_stay_text(tmp_path):
+    run = run_spec("recall", INJECTION, INJECTION, 32, 0.1, 0)
+    failed = run_spec("recall", INJECTION, INJECTION, 32, 0.1, 1)
+    results = [result_of(run, 0.5), result_of(failed, 0.5, status="failed", message=INJECTION)]
+    page = write_report(write_study(tmp_path / "s", [run, failed], results, title=INJECTION)).read_text()
+    assert INJECTION not in page
+    assert "<script>window" not in page
+    assert f"<h1>{html.escape(INJECTION)}</h1>" in page
+
+
+def test_half_a_surrogate_pair_does_not_lose_the_page(tmp_path):
+    run = run_spec("recall", "easy", "odd \ud800 name", 32, 0.1, 0)
+    path = write_report(write_study(tmp_path / "s", [run], [result_of(run, 0.5)], title="t"))
+    assert "odd ? name" in path.read_text()
+
+
+@pytest.mark.parametrize("status", ["missing", "failed", "diverged"])
+def test_a_study_without_a_finished_run_has_a_page(tmp_path, status):
+    run = run_spec("recall", "easy", "attention", 32, 0.1, 0)
+    results = [] if status == "missing" else [result_of(run, 0.5, status=status, message="boom")]
+    page = write_report(write_study(tmp_path / "s", [run], results, title="t")).read_text()
+    assert "No run has finished" in page
+    assert f"<b>1</b> {status}" in page
+
+
+def test_results_of_another_grid_are_mentioned(tmp_path):
+    runs = [run_spec("recall", "easy", "attention", 32, 0.1, seed) for seed in (0, 1, 2)]
+    directory = write_study(tmp_path / "s", runs[:1], [result_of(run, 0.5) for run in runs], title="t")
+    assert len(StudySpec.read(directory).runs) == 1
+    assert "2 stored results belong to no run of this study" in write_report(directory).read_text()
+
+
+def test_a_broken_result_is_named_and_the_old_page_stays(tmp_path):
+    directory = text_study(tmp_path / "text")
+    before = write_report(directory).read_bytes()
+    broken = next((directory / "results").iterdir())
+    broken.write_text(broken.read_text()[:100])
+    with pytest.raises(StudyError, match=broken.name):
+        write_report(directory)
+    assert (directory / "report.html").read_bytes() == before
+
+
+def test_no_study_no_page(tmp_path):
+    with pytest.raises(StudyError, match=r"study\.json"):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_files_give_the_same_page(tmp_path):
+    directory = text_study(tmp_path / "text")
+    assert write_report(directory).read_bytes() == write_report(directory).read_bytes()

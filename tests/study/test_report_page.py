@@ -1,0 +1,289 @@
+"""The report page as a reader meets it: in a browser, without a network, by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from gatework.study.report import write_report
+from tests.study.synthetic_studies import BITS, recall_study, result_of, run_spec, text_study, write_study
+
+INJECTION = "<b>x</b><img src=x onerror=window.hacked=1><script>window.hacked=1</script>%{x}"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PLOTS = "document.querySelectorAll('.js-plotly-plot .main-svg:first-child').length"
+
+
+def find_chromium() -> str | None:
+    named = os.environ.get("GATEWORK_CHROMIUM")
+    if named:
+        return named if Path(named).exists() else None
+    return next(filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = find_chromium()
+    if path is None:
+        reason = "no Chromium: install Debian's chromium, or name one in GATEWORK_CHROMIUM"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    run = run_spec("text", "source", "attention", 32, 0.1, 0)
+    evil = [run_spec("recall", INJECTION, INJECTION, width, 0.1, 0) for width in (32, 64)]
+    results = [result_of(evil[0], 0.5), result_of(evil[1], 0.5, status="failed", message=INJECTION)]
+    return {
+        "recall": write_report(recall_study(folder / "recall")),
+        "rates": write_report(recall_study(folder / "rates", rates=(0.001, 0.003))),
+        "text": write_report(text_study(folder / "text")),
+        "empty": write_report(write_study(folder / "empty", [run], [], quality=BITS, title="Nothing yet")),
+        "evil": write_report(write_study(folder / "evil", evil, results, title=INJECTION)),
+    }
+
+
+@pytest.fixture(scope="module")
+def visit(browser, studies):
+    """Open a study's page. What the browser complains of, or asks the network for, is an error at the end."""
+    complaints: list[str] = []
+    context = browser.new_context(offline=True)
+
+    def open_page(name: str, width: int = 1440, scheme: str = "light") -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if "http" in request.url else None)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(studies[name].as_uri())
+        expect(page.locator("#run-count")).to_have_text(re.compile(r"of \d+ runs"))
+        return page
+
+    yield open_page
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def opened(visit) -> Page:
+    return visit("recall")
+
+
+@pytest.fixture
+def recall(opened) -> Page:
+    """The recall study's page as it opens; loading it anew for every test would take most of the time."""
+    opened.emulate_media(color_scheme="light")
+    opened.evaluate(
+        "() => { Object.assign(sorting, {key: 'quality', descending: true}); unfolded.clear();"
+        " document.getElementById('run-filter').value = ''; setAllMixers(true); }"
+    )
+    return opened
+
+
+def column(page: Page, index: int) -> list[str]:
+    return page.locator(f"#run-table tbody tr[data-run] > :nth-child({index})").all_inner_texts()
+
+
+def points(page: Page, plot: str) -> list[dict]:
+    """The drawn traces of the first plot below ``plot``: x, y and hover text."""
+    return page.evaluate(
+        "id => document.querySelector(`#${id} .plot`).data.map(({x, y, hovertext}) => ({x, y, hovertext}))",
+        plot,
+    )
+
+
+@pytest.mark.parametrize(("name", "count"), [("recall", 2 + 3 + 2), ("text", 1 + 3 + 2), ("empty", 6)])
+def test_every_figure_is_drawn(visit, name, count):
+    page = visit(name, width=390)
+    assert page.evaluate(PLOTS) == count
+    empty = page.get_by_text("no measured run in this selection").count()
+    assert empty == (count if name == "empty" else 0)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("[...document.querySelectorAll('.plot')].every((p) => p.scrollWidth <= 358)")
+
+
+def test_points_say_what_they_are(recall):
+    page = recall
+    traces = [trace for trace in points(page, "width-panels") if trace["hovertext"]]
+    texts = [text for trace in traces for text in trace["hovertext"]]
+    assert any("<b>attention, width 32</b>" in text and "learning rate 0.003" in text for text in texts)
+    assert any("1 of 2 seeds diverged" in text for text in texts)
+    point = page.locator("#cost-panels .scatterlayer .point").first
+    point.scroll_into_view_if_needed()
+    point.hover(force=True)
+    expect(page.locator("#cost-panels .hoverlayer").first).to_contain_text("decoding state")
+
+
+def test_lower_is_better_turns_the_figures(visit):
+    page = visit("text")
+    names = page.evaluate("document.querySelector('#width-panels .plot').layout.yaxis.ticktext")
+    assert [name.rstrip("…") for name in names][::-1][0] == "attention"  # best on top
+    assert page.locator("#width-panels").get_by_text("bits per byte (lower is better)").count() == 1
+    frontier = points(page, "cost-panels")[0]
+    assert frontier["x"] == sorted(frontier["x"])
+    assert frontier["y"] == sorted(frontier["y"], reverse=True)
+
+
+def test_selections_change_the_figures(visit):
+    page = visit("rates")
+    assert any(
+        "learning rate 0.001, best of 2" in str(trace["hovertext"]) for trace in points(page, "width-panels")
+    )
+    page.locator("#cost-controls select[name=width]").select_option("32")
+    assert {len(trace["x"]) for trace in points(page, "cost-panels")[1::2]} == {1}
+    page.locator("#cost-controls select[name=setting]").select_option("all")
+    assert page.locator("#cost-panels .js-plotly-plot").count() == 6
+    page.locator("#cost-controls select[name=setting]").select_option("0")
+    assert page.locator("#cost-panels .js-plotly-plot").count() == 3
+
+    before = len(points(page, "curve-panels"))
+    tokens = points(page, "curve-panels")[0]["x"]
+    page.locator("#curve-controls select[name=along]").select_option("step")
+    assert points(page, "curve-panels")[0]["x"] == [value / 4096 for value in tokens]
+    page.locator("#curve-controls select[name=rate]").select_option("all")
+    assert len(points(page, "curve-panels")) > before
+
+
+def test_the_legend_hides_a_mixer_everywhere(recall):
+    page = recall
+    button = page.locator("#legend button", has_text="attention").first
+    drawn = len(points(page, "width-panels"))
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    assert len(points(page, "width-panels")) == drawn - 2
+    assert "attention" not in column(page, 1)
+    page.locator("#show-all").click()
+    assert len(points(page, "width-panels")) == drawn
+    page.locator("#show-none").click()
+    expect(page.locator("#run-count")).to_have_text("0 of 64 runs")
+
+
+def test_the_table_sorts_by_keyboard(recall):
+    page = recall
+    quality = page.locator("#run-table th[data-key=quality]")
+    expect(quality).to_have_attribute("aria-sort", "descending")
+    values = [float(text) for text in column(page, 7) if text != "–"]
+    assert values == sorted(values, reverse=True)
+    assert column(page, 7)[-2:] == ["–", "–"]
+    quality.locator("button").focus()
+    page.keyboard.press("Enter")
+    expect(quality).to_have_attribute("aria-sort", "ascending")
+    assert [float(text) for text in column(page, 7) if text != "–"] == sorted(values)
+    assert column(page, 7)[-2:] == ["–", "–"]  # what is unknown stays last
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#run-table th[data-key=status]")).to_have_attribute("aria-sort", "ascending")
+    assert column(page, 6) == sorted(column(page, 6))
+
+
+def test_the_table_filters_and_unfolds_by_keyboard(recall):
+    page = recall
+    page.locator("#run-filter").focus()
+    page.keyboard.type("failed")
+    expect(page.locator("#run-count")).to_have_text("1 of 64 runs")
+    row = page.locator("#run-table .unfold")
+    row.focus()
+    page.keyboard.press("Enter")
+    expect(row).to_have_attribute("aria-expanded", "true")
+    expect(row).to_be_focused()
+    detail = page.locator("#run-table .unfolded")
+    for text in ("RuntimeError: out of memory", '"mixer": "mamba2"', "gatework compare recall"):
+        expect(detail).to_contain_text(text)
+    page.keyboard.press("Enter")
+    expect(detail).to_have_count(0)
+
+
+def test_dark_and_light_differ_and_follow_the_system(recall):
+    page = recall
+
+    def colours() -> list[str]:
+        return page.evaluate(
+            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,"
+            " document.querySelector('#width-panels .plot').data[0].line.color,"
+            " document.querySelector('#width-panels .plot').layout.font.color]"
+        )
+
+    light = colours()
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(
+        "light => document.querySelector('.plot').layout.font.color !== light", arg=light[3]
+    )
+    assert all(before != after for before, after in zip(light, colours(), strict=True))
+
+
+def test_every_mixer_has_its_own_look_and_enough_contrast(recall):
+    page = recall
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        colours = page.evaluate("[...Array(NUM_COLOURS).keys()].map((i) => mixerStyle(i).colour)")
+        surface = page.evaluate("cssColour('--surface')")
+        assert len(set(colours)) == 10
+        assert min(contrast(colour, surface) for colour in colours) > 3
+    looks = page.evaluate("[...Array(100).keys()].map((i) => mixerStyle(i)).map((s) => s.colour + s.symbol)")
+    assert len(set(looks)) == 100
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two ``#rrggbb`` colours (WCAG 2, relative luminance)."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [
+            value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels
+        ]
+        return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark, light = sorted([luminance(one), luminance(other)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_names_from_files_do_nothing(visit):
+    page = visit("evil", width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#run-table .unfold").first.click()
+    point = page.locator("#width-panels .scatterlayer .point").first
+    point.scroll_into_view_if_needed()
+    point.hover(force=True)
+    expect(page.locator("#width-panels .hoverlayer")).to_contain_text("<b>x</b><img src=x")
+    curve = page.evaluate("document.querySelector('#curve-panels .plot').data.map((trace) => trace.meta)")
+    page.locator("#curve-controls select[name=width]").select_option("all")
+    assert curve is not None
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main img").count() == 0
+    assert page.locator("script").count() == 3
+    assert page.title() == INJECTION
+    expect(page.locator("h1")).to_have_text(INJECTION)
+
+
+def test_a_script_that_got_in_would_not_run(browser, studies, tmp_path):
+    """The policy is the second line of defence: tried on a page that was tampered with."""
+    page_text = studies["text"].read_text().replace("</h1>", "</h1><script>window.hacked = 1</script>", 1)
+    (tmp_path / "tampered.html").write_text(page_text)
+    page = browser.new_page()
+    page.goto((tmp_path / "tampered.html").as_uri())
+    expect(page.locator("#run-count")).to_have_text("8 of 8 runs")
+    assert page.evaluate("window.hacked") is None
+    page.close()
