@@ -1,0 +1,274 @@
+"""Mixtures of task settings: training and test segments, and the batches a training loop reads.
+
+A batch holds rows of one segment only, so all its sequences have one length. Nothing here depends on
+global random state: two models that train on a mixture read the same data in the same order.
+(Protocol of Zoology and Based, arXiv:2312.04927 and arXiv:2402.18668.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gatework.data import counting
+from gatework.data.checks import SEED_LIMIT, check_choice, check_int, check_seed
+from gatework.data.mqar import Mode, MQARConfig, make_mqar
+from gatework.data.recall_variants import (
+    CompositionalConfig,
+    ForgettingConfig,
+    make_compositional,
+    make_forgetting,
+)
+from gatework.data.segment import TokenSegment
+
+#: Settings of the tasks on tokens, all of which can enter a mixture.
+RecallConfig = (
+    MQARConfig
+    | CompositionalConfig
+    | ForgettingConfig
+    | counting.ParityConfig
+    | counting.MajorityConfig
+    | counting.VocabMajorityConfig
+    | counting.CumulativeParityConfig
+    | counting.CumulativeMajorityConfig
+)
+Compat = Literal["official"]
+
+
+class Batch(NamedTuple):
+    """Some rows of one segment.
+
+    Attributes:
+        inputs: Token ids, ``(rows, length)``.
+        labels: What should come next, ``(rows, length)``, -100 where nothing is scored.
+        slices: What the setting of each row is called, one entry per row.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    slices: list[dict[str, int]]
+
+
+@dataclass(frozen=True)
+class RecallMixture:
+    """Which settings to train and to test on, and in batches of what size.
+
+    Attributes:
+        train: Settings of the training segments, in the order they are read.
+        test: Settings of the test segments.
+        batch_size: Rows per batch, or one number for training and one for test.
+        seed: Seed of everything; training and test segments get seeds from disjoint ranges.
+
+    Raises:
+        TypeError: If a setting is of no known task, or a number is not an integer.
+        ValueError: If there is nothing to train on, or a number is out of range.
+    """
+
+    train: Sequence[RecallConfig]
+    test: Sequence[RecallConfig]
+    batch_size: int | tuple[int, int] = 32
+    seed: int = 123
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("train must hold at least one setting, got none")
+        for name, configs in (("train", self.train), ("test", self.test)):
+            for config in configs:
+                if not isinstance(config, RecallConfig):
+                    raise TypeError(f"{name} must hold settings such as MQARConfig, got {config!r}")
+        if not isinstance(self.batch_size, (int, tuple)):
+            raise TypeError(f"batch_size must be a number or (train, test), got {self.batch_size!r}")
+        if isinstance(self.batch_size, tuple) and len(self.batch_size) != 2:
+            raise ValueError(f"batch_size must be a number or (train, test), got {self.batch_size!r}")
+        for size in self.batch_sizes:
+            check_int("batch_size", size, at_least=1)
+        check_seed(self.seed)
+
+    @property
+    def batch_sizes(self) -> tuple[int, int]:
+        """Rows per batch in training and in test."""
+        return (self.batch_size, self.batch_size) if isinstance(self.batch_size, int) else self.batch_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens a model must know to read every segment."""
+        return max(config.vocab_size for config in [*self.train, *self.test])
+
+    @property
+    def max_length(self) -> int:
+        """Length of the longest sequences."""
+        return max(config.input_seq_len for config in [*self.train, *self.test])
+
+    @property
+    def segment_seeds(self) -> tuple[list[int], list[int]]:
+        """Seeds of the training segments (below ``2**31``) and of the test segments (from there on)."""
+        rng = np.random.RandomState(self.seed)
+        train = rng.randint(0, SEED_LIMIT // 2, size=len(self.train), dtype=np.int64)
+        test = rng.randint(SEED_LIMIT // 2, SEED_LIMIT, size=len(self.test), dtype=np.int64)
+        return train.tolist(), test.tolist()
+
+
+class SegmentBatches(Dataset[Batch]):
+    """Whole batches of some segments, one segment after the other; the last batch of each may be short.
+
+    Args:
+        segments: The segments, in order.
+        batch_size: Rows per batch.
+        compat: ``"official"`` keeps the slice list of a short batch at full length, as the authors' does.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1, or ``compat`` is another word.
+    """
+
+    def __init__(
+        self, segments: Sequence[TokenSegment], batch_size: int, *, compat: Compat | None = None
+    ) -> None:
+        check_int("batch_size", batch_size, at_least=1)
+        check_choice("compat", compat, (None, "official"))
+        self.segments = list(segments)
+        self.batch_size = batch_size
+        self.compat = compat
+        self._starts = [
+            (segment, start) for segment in self.segments for start in range(0, len(segment), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Batch:
+        segment, start = self._starts[index]
+        rows = slice(start, start + self.batch_size)
+        inputs = segment.inputs[rows]
+        entries = self.batch_size if self.compat == "official" else len(inputs)
+        return Batch(inputs, segment.labels[rows], [segment.slices] * entries)
+
+
+def make_recall(
+    config: RecallConfig,
+    seed: int,
+    *,
+    mode: Mode = "fast",
+    compat: Compat | None = None,
+    filler: torch.Generator | None = None,
+) -> TokenSegment:
+    """Make the examples of any task on tokens.
+
+    Args:
+        config: The setting, whose type says which task.
+        seed: Seed of the segment, below 2**32.
+        mode: Which generator makes MQAR; the other tasks have one, which gives the authors' numbers.
+        compat: ``"official"`` repeats the error of the authors' forgetting task.
+        filler: Generator of the filler tokens of recall tasks, except MQAR with ``mode="fast"``.
+
+    Raises:
+        TypeError: If ``config`` is of no known task, or ``seed`` is not an integer.
+        ValueError: If an argument is out of range, or ``filler`` is given for MQAR with ``mode="fast"``.
+    """
+    check_choice("mode", mode, ("fast", "compat"))
+    check_choice("compat", compat, (None, "official"))
+    match config:
+        case MQARConfig():
+            return make_mqar(config, seed, mode=mode, filler=filler)
+        case CompositionalConfig():
+            return make_compositional(config, seed, filler=filler)
+        case ForgettingConfig():
+            return make_forgetting(config, seed, compat=compat, filler=filler)
+        case counting.ParityConfig():
+            return counting.make_parity(config, seed)
+        case counting.MajorityConfig():
+            return counting.make_majority(config, seed)
+        case counting.VocabMajorityConfig():
+            return counting.make_vocab_majority(config, seed)
+        case counting.CumulativeParityConfig():
+            return counting.make_cumulative_parity(config, seed)
+        case counting.CumulativeMajorityConfig():
+            return counting.make_cumulative_majority(config, seed)
+    raise TypeError(f"config must be a setting such as MQARConfig, got {config!r}")
+
+
+def make_mixture(
+    mixture: RecallMixture,
+    *,
+    mode: Mode = "fast",
+    compat: Compat | None = None,
+    filler: torch.Generator | None = None,
+) -> tuple[SegmentBatches, SegmentBatches]:
+    """Make the training and the test batches of ``mixture``.
+
+    Args:
+        mixture: The settings.
+        mode: Which generator makes MQAR, see :func:`~gatework.data.mqar.make_mqar`.
+        compat: ``"official"`` repeats the authors' errors: full-length slice lists of short batches, and
+            their forgetting task.
+        filler: Generator of the filler tokens of all segments, training before test, which equals the
+            authors' global one. Without it the filler of each segment follows from its seed.
+
+    Raises:
+        ValueError: If an argument is out of range, or ``filler`` is given for MQAR with ``mode="fast"``.
+    """
+    train_size, test_size = mixture.batch_sizes
+    train_seeds, test_seeds = mixture.segment_seeds
+
+    def segments(configs: Sequence[RecallConfig], seeds: list[int]) -> list[TokenSegment]:
+        pairs = zip(configs, seeds, strict=True)
+        return [make_recall(config, seed, mode=mode, compat=compat, filler=filler) for config, seed in pairs]
+
+    train = SegmentBatches(segments(mixture.train, train_seeds), train_size, compat=compat)
+    test = SegmentBatches(segments(mixture.test, test_seeds), test_size, compat=compat)
+    return train, test
+
+
+class ShuffledOrder(Sampler[int]):
+    """The numbers ``0 .. size - 1``, every epoch in an order that follows from ``seed`` and epoch alone.
+
+    Every pass over it is the next epoch; :meth:`set_epoch` goes to another one, as a resumed run must.
+
+    Args:
+        size: How many numbers.
+        seed: Seed of the orders.
+
+    Raises:
+        ValueError: If an argument is negative.
+    """
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        check_int("size", size, at_least=0)
+        check_seed(seed)
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass the one of ``epoch``, counted from 0."""
+        check_int("epoch", epoch, at_least=0)
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        self.epoch += 1
+        return iter(order.tolist())
+
+
+def batch_loader(batches: SegmentBatches, *, shuffle_seed: int | None = None) -> DataLoader[Batch]:
+    """Load whole batches, for a training loop or a Lightning trainer.
+
+    Args:
+        batches: From :func:`make_mixture`.
+        shuffle_seed: Seed of a new order of the batches every epoch (:class:`ShuffledOrder`); None reads them
+            in order, as the authors do. Rows never change their batch.
+
+    Returns:
+        A loader of :class:`Batch` that neither reads nor moves the global random state.
+    """
+    order = None if shuffle_seed is None else ShuffledOrder(len(batches), seed=shuffle_seed)
+    # Without a generator of its own, a loader draws a number from the global one for every pass.
+    return DataLoader(batches, batch_size=None, sampler=order, generator=torch.Generator())

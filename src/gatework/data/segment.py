@@ -1,0 +1,48 @@
+"""What a recall task gives: examples that belong together, and what they are called in a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+#: The label of positions that are not scored; PyTorch's cross entropy ignores it by default.
+IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSegment:
+    """Examples of one task setting, as tokens.
+
+    Attributes:
+        inputs: Token ids.
+        labels: The token that should come next, or :data:`IGNORED`. Labels are already shifted: the
+            one at a position is predicted from the inputs up to and including that position.
+        slices: What the setting is called, for scores by slice (``{"num_kv_pairs": 4, ...}``).
+    """
+
+    inputs: Int64[Tensor, "examples length"]
+    labels: Int64[Tensor, "examples length"]
+    slices: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedSegment:
+    """Examples of one task setting, as vectors, with a class for each of the last positions.
+
+    Attributes:
+        inputs: One vector per position.
+        labels: The class asked for at each of the last ``queries`` positions.
+        slices: What the setting is called, for scores by slice.
+    """
+
+    inputs: Float[Tensor, "examples length channels"]
+    labels: Int64[Tensor, "examples queries"]
+    slices: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
