@@ -109,7 +109,10 @@ def test_divergence_is_a_result(tmp_path):
         (["compare", "recall", "--training.steps=0"], "training.steps"),
         (["compare", "recall", "--model.channel_mixers=mlp"], "did you mean 'channel_mixer'"),
         (["compare", "recall", "--widths=[]"], "widths"),
-        (["compare", "recall", "--widths=[33]", "--mixers={a: [{name: attention, num_heads: 2}]}"], "num_heads"),
+        (
+            ["compare", "recall", "--widths=[33]", "--mixers={a: [{name: attention, num_heads: 2}]}"],
+            "num_heads",
+        ),
         (["compare", "text", "--setting.corpus=/nowhere"], "'/nowhere' does not exist"),
         (["compare", "text", "--setting.length=99999999"], "length must be below"),
     ],
@@ -162,7 +165,9 @@ def test_a_failed_run_fails_the_command(tmp_path, monkeypatch):
 
     original = engine.run_study
     monkeypatch.setattr(
-        engine, "run_study", lambda *args, **options: original(*args, **options, execute="tests.study.fakes:missing")
+        engine,
+        "run_study",
+        lambda *args, **options: original(*args, **options, execute="tests.study.fakes:missing"),
     )
     directory = tmp_path / "study"
     assert main(["compare", "recall", *TINY, *RECALL, *FEW, f"--output={directory}"]) != 0

@@ -7,7 +7,6 @@ import torch
 from gatework.data import counting
 from gatework.data.mqar import MQARConfig, make_mqar
 from gatework.data.recall_mixture import (
-    Batch,
     RecallMixture,
     SegmentBatches,
     ShuffledOrder,
@@ -16,6 +15,7 @@ from gatework.data.recall_mixture import (
     make_recall,
 )
 from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig, make_forgetting
+from gatework.data.segment import TokenBatch
 
 EVERY_TASK = (
     MQARConfig(100, 5, 32, 4),
@@ -66,7 +66,7 @@ def test_every_task_can_enter(config):
     train, test = make_mixture(both)
     batches = list(batch_loader(train))
     assert [len(batch.inputs) for batch in batches] == [2, 2, 1]
-    assert all(isinstance(batch, Batch) and batch.inputs.shape == batch.labels.shape for batch in batches)
+    assert all(isinstance(batch, TokenBatch) and batch.inputs.shape == batch.labels.shape for batch in batches)
     assert batches[0].slices == [config.slices] * 2
     assert max(int(batch.inputs.max()) for batch in batches) < both.vocab_size
     assert batches[0].inputs.shape[1] <= both.max_length

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gatework.data import counting
@@ -25,7 +24,7 @@ from gatework.data.recall_variants import (
     make_compositional,
     make_forgetting,
 )
-from gatework.data.segment import TokenSegment
+from gatework.data.segment import TokenBatch, TokenSegment
 
 #: Settings of the tasks on tokens, all of which can enter a mixture.
 RecallConfig = (
@@ -39,20 +38,6 @@ RecallConfig = (
     | counting.CumulativeMajorityConfig
 )
 Compat = Literal["official"]
-
-
-class Batch(NamedTuple):
-    """Some rows of one segment.
-
-    Attributes:
-        inputs: Token ids, ``(rows, length)``.
-        labels: What should come next, ``(rows, length)``, -100 where nothing is scored.
-        slices: What the setting of each row is called, one entry per row.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    slices: list[dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +99,7 @@ class RecallMixture:
         return train.tolist(), test.tolist()
 
 
-class SegmentBatches(Dataset[Batch]):
+class SegmentBatches(Dataset[TokenBatch]):
     """Whole batches of some segments, one segment after the other; the last batch of each may be short.
 
     Args:
@@ -141,12 +126,12 @@ class SegmentBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> TokenBatch:
         segment, start = self._starts[index]
         rows = slice(start, start + self.batch_size)
         inputs = segment.inputs[rows]
         entries = self.batch_size if self.compat == "official" else len(inputs)
-        return Batch(inputs, segment.labels[rows], [segment.slices] * entries)
+        return TokenBatch(inputs, segment.labels[rows], [segment.slices] * entries)
 
 
 def make_recall(
@@ -258,7 +243,7 @@ class ShuffledOrder(Sampler[int]):
         return iter(order.tolist())
 
 
-def batch_loader(batches: SegmentBatches, *, shuffle_seed: int | None = None) -> DataLoader[Batch]:
+def batch_loader(batches: SegmentBatches, *, shuffle_seed: int | None = None) -> DataLoader[TokenBatch]:
     """Load whole batches, for a training loop or a Lightning trainer.
 
     Args:
@@ -267,7 +252,7 @@ def batch_loader(batches: SegmentBatches, *, shuffle_seed: int | None = None) ->
             in order, as the authors do. Rows never change their batch.
 
     Returns:
-        A loader of :class:`Batch` that neither reads nor moves the global random state.
+        A loader of :class:`TokenBatch` that neither reads nor moves the global random state.
     """
     order = None if shuffle_seed is None else ShuffledOrder(len(batches), seed=shuffle_seed)
     # Without a generator of its own, a loader draws a number from the global one for every pass.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -46,3 +47,17 @@ class EmbeddedSegment:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+
+class TokenBatch(NamedTuple):
+    """Some rows of token data.
+
+    Attributes:
+        inputs: Token ids, ``(rows, length)``.
+        labels: What should come next, ``(rows, length)``, -100 where nothing is scored.
+        slices: What the setting of each row is called, one entry per row; empty if there is only one.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    slices: list[dict[str, int]]

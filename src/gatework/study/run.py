@@ -18,13 +18,14 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gatework import __version__
+from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.registry import suggestion
 from gatework.study.results import RESULT_FORMAT
 from gatework.study.spec import RunSpec
 from gatework.tasks import create_task
 from gatework.tasks.next_token import DivergedError, NextTokenModule
-from gatework.tasks.task import Task, TokenBatch, Training
+from gatework.tasks.task import Task, Training
 
 _FLOAT_BYTES = 4
 

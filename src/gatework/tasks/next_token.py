@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkForCausalLM
-from gatework.tasks.task import TokenBatch, Training
+from gatework.tasks.task import Training
 
 
 class DivergedError(RuntimeError):

@@ -10,7 +10,6 @@ from gatework.data import counting
 from gatework.data.checks import check_choice
 from gatework.data.mqar import Mode, MQARConfig
 from gatework.data.recall_mixture import (
-    Batch,
     Compat,
     RecallConfig,
     RecallMixture,
@@ -18,6 +17,7 @@ from gatework.data.recall_mixture import (
     make_mixture,
 )
 from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig
+from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkForCausalLM
 from gatework.registry import suggestion
 from gatework.tasks.next_token import NextTokenModule
@@ -111,12 +111,12 @@ class RecallTask:
             f"Test data: {_describe(self.test)}, from a disjoint range of seeds.",
         ]
 
-    def train_batches(self, batch_size: int, *, steps: int, seed: int) -> Iterable[Batch]:
+    def train_batches(self, batch_size: int, *, steps: int, seed: int) -> Iterable[TokenBatch]:
         """Return the training batches in an order that follows from ``seed`` and changes every epoch."""
         train, _ = make_mixture(self._mixture(batch_size), mode=self.mode, compat=self.compat)
         return batch_loader(train, shuffle_seed=seed)
 
-    def test_batches(self) -> Iterable[Batch]:
+    def test_batches(self) -> Iterable[TokenBatch]:
         """Return the test batches."""
         _, test = make_mixture(self._mixture(_TEST_BATCH), mode=self.mode, compat=self.compat)
         return batch_loader(test)

@@ -6,11 +6,10 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from gatework.data.segment import TokenBatch
     from gatework.models.language.decoder import GateworkForCausalLM
     from gatework.tasks.next_token import NextTokenModule
 
@@ -61,20 +60,6 @@ class Training:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
                 raise ValueError(f"training.{name} must be a number from {low:g} to {high:g}, got {value!r}")
-
-
-class TokenBatch(NamedTuple):
-    """A batch for next-token training.
-
-    Attributes:
-        inputs: Token ids, ``(rows, length)``.
-        labels: What should come next, ``(rows, length)``, -100 where nothing is scored.
-        slices: What the setting of each row is called; empty if there is only one.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    slices: list[dict[str, int]]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from gatework.data.checks import check_int
+from gatework.data.segment import TokenBatch
 from gatework.data.text import (
     VOCAB_SIZE,
     TextCorpus,
@@ -24,7 +25,7 @@ from gatework.data.text import (
 from gatework.models.language.decoder import GateworkForCausalLM
 from gatework.registry import suggestion
 from gatework.tasks.next_token import NextTokenModule
-from gatework.tasks.task import Quality, TokenBatch, Training
+from gatework.tasks.task import Quality, Training
 
 #: The corpus that needs no path.
 STANDARD_LIBRARY = "stdlib"
