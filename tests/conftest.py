@@ -13,7 +13,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check every public shape annotation while the tests run, before anything of gatework is imported."""
     from jaxtyping import install_import_hook
 
-    install_import_hook("gatework", "beartype.beartype")
+    import tests.typechecker  # the hook looks it up by name, and imports only the package
+
+    assert tests.typechecker
+    install_import_hook("gatework", "tests.typechecker.typechecker")
 
 
 @pytest.fixture(autouse=True)

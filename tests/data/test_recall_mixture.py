@@ -66,7 +66,8 @@ def test_every_task_can_enter(config):
     train, test = make_mixture(both)
     batches = list(batch_loader(train))
     assert [len(batch.inputs) for batch in batches] == [2, 2, 1]
-    assert all(isinstance(batch, TokenBatch) and batch.inputs.shape == batch.labels.shape for batch in batches)
+    assert all(isinstance(batch, TokenBatch) for batch in batches)
+    assert all(batch.inputs.shape == batch.labels.shape for batch in batches)
     assert batches[0].slices == [config.slices] * 2
     assert max(int(batch.inputs.max()) for batch in batches) < both.vocab_size
     assert batches[0].inputs.shape[1] <= both.max_length

@@ -23,6 +23,8 @@ Options = Mapping[str, Any]
 
 #: Arguments of the official classes that change no number: they are accepted and dropped.
 WITHOUT_EFFECT = {"layer_idx", "dropout", "attention_dropout", "name"}
+#: Arguments of the official generators that belong to the call, not to the setting.
+WITHOUT_NUMBERS = {"name", "seed", "_torch_seed", "include_slices"}
 
 
 def renamed(options: Options, names: Mapping[str, str], ignored: set[str] | None = None) -> dict[str, Any]:
@@ -99,19 +101,23 @@ def hyena(o: Options) -> tuple[str, dict[str, Any]]:
 
 
 def h3(o: Options) -> tuple[str, dict[str, Any]]:
-    kernel = renamed(
-        o.get("kernel_args", {}),
-        {
-            "dt_min": "dt_min",
-            "dt_max": "dt_max",
-            "measure": "measure",
-            "n_ssm": "num_ssm",
-            "disc": "discretization",
-        },
-        {"lr", "mode"},
-    )
+    initial = {
+        "dt_min",
+        "dt_max",
+        "measure",
+        "measure_args",
+        "rank",
+        "deterministic",
+        "verbose",
+        "lr",
+        "mode",
+    }
+    kernel = renamed(o.get("kernel_args", {}), {"n_ssm": "num_ssm", "disc": "discretization"}, initial)
     names = {"d_state": "state_dim", "head_dim": "head_dim", "l_max": "max_length"}
-    return "h3", {**renamed(o, names, {"kernel_args", "use_fast_fftconv"}), **kernel}
+    options = renamed(o, names, {"kernel_args", "use_fast_fftconv"})
+    if "state_dim" in options:
+        options["state_dim"] = int(options["state_dim"])  # official configurations divide with /
+    return "h3", {**options, **kernel}
 
 
 def based(o: Options) -> tuple[str, dict[str, Any]]:
@@ -119,7 +125,9 @@ def based(o: Options) -> tuple[str, dict[str, Any]]:
     assert options["num_heads"] == options["num_key_value_heads"], "others do not run in the official code"
     assert options.get("feature_name", "taylor_exp") == "taylor_exp", "no other feature map is here yet"
     names = {"num_heads": "num_heads", "feature_dim": "feature_dim", "causal": "is_causal", "eps": "eps"}
-    ignored = {"l_max", "num_key_value_heads", "feature_name", "train_view", "rope_theta", "apply_rotary"}
+    ignored = {"l_max", "num_key_value_heads", "feature_name", "feature_kwargs", "rope_theta", "apply_rotary"}
+    if options.pop("train_view", "linear") == "quadratic":
+        options["causal"] = True  # that view is causal whatever the flag says
     return "based", renamed(options, names, ignored)
 
 
@@ -250,11 +258,34 @@ def without(options: Options, *names: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
 
 
+#: Settings by the names of the authors' tasks.
+VARIANTS = {
+    "multiquery_ar": MQARConfig,
+    "compositional": CompositionalConfig,
+    "compositional_mqar": CompositionalConfig,
+    "forgetting": ForgettingConfig,
+    "forgetting_mqar": ForgettingConfig,
+    "parity": counting.ParityConfig,
+    "majority": counting.MajorityConfig,
+    "vocab_majority": counting.VocabMajorityConfig,
+    "cumulative_parity": counting.CumulativeParityConfig,
+    "cumulative_majority": counting.CumulativeMajorityConfig,
+}
+
+
+def setting(name: str, options: Options) -> Any:
+    """Our setting; the official functions of bit tasks take a vocabulary, which has no effect."""
+    kind = VARIANTS[name]
+    known = {field.name for field in fields(kind)}
+    options = without(options, *WITHOUT_NUMBERS, *({"vocab_size"} - known))
+    return kind(**options)
+
+
 def mqar_data(case: Case) -> dict[str, Tensor]:
     outputs = {}
     for index, call in enumerate(case.kwargs):
         filler = None if call["_torch_seed"] is None else torch.Generator().manual_seed(call["_torch_seed"])
-        config = MQARConfig(**without(call, "seed", "_torch_seed", "include_slices"))
+        config = setting("multiquery_ar", call)
         segment = make_mqar(config, call["seed"], mode="compat", filler=filler)
         outputs |= {f"{index}/inputs": segment.inputs, f"{index}/labels": segment.labels}
     return outputs
@@ -263,7 +294,7 @@ def mqar_data(case: Case) -> dict[str, Tensor]:
 def mqar_statistics_of(case: Case) -> dict[str, Tensor]:
     outputs = {}
     for index, call in enumerate(case.kwargs):
-        config = MQARConfig(**without(call, "seed", "_torch_seed", "include_slices"))
+        config = setting("multiquery_ar", call)
         counted = mqar_statistics(make_mqar(config, call["seed"], mode="compat"), config)
         outputs |= {
             f"{index}/slot_hist": torch.from_numpy(counted.slot_histogram),
@@ -279,7 +310,7 @@ def mqar_mixture(case: Case) -> dict[str, Tensor]:
     size = kwargs["batch_size"]
     mixture = RecallMixture(
         *(
-            [MQARConfig(**without(config, "name", "include_slices")) for config in kwargs[f"{split}_configs"]]
+            [setting(config.get("name", "multiquery_ar"), config) for config in kwargs[f"{split}_configs"]]
             for split in ("train", "test")
         ),
         batch_size=tuple(size) if isinstance(size, list) else size,
@@ -297,20 +328,9 @@ def mqar_mixture(case: Case) -> dict[str, Tensor]:
         for index in range(len(batches)):
             inputs, labels, slices = batches[index]
             outputs |= {f"{split}/{index}/inputs": inputs, f"{split}/{index}/labels": labels}
-            rows.append([*inputs.shape, slices[0]["num_kv_pairs"], len(slices)])
+            rows.append([*inputs.shape, slices[0].get("num_kv_pairs", 0), len(slices)])
         outputs[f"{split}/batches"] = torch.tensor(rows)
     return outputs
-
-
-VARIANTS = {
-    "compositional": CompositionalConfig,
-    "forgetting": ForgettingConfig,
-    "parity": counting.ParityConfig,
-    "majority": counting.MajorityConfig,
-    "vocab_majority": counting.VocabMajorityConfig,
-    "cumulative_parity": counting.CumulativeParityConfig,
-    "cumulative_majority": counting.CumulativeMajorityConfig,
-}
 
 
 def task_variants(case: Case) -> dict[str, Tensor]:
@@ -321,12 +341,9 @@ def task_variants(case: Case) -> dict[str, Tensor]:
             embeddings = case.inputs["continuous/embeddings"].detach()
             segment: Any = make_continuous(ContinuousConfig(**options), call["seed"], embeddings)
         else:
-            kind = VARIANTS[name]
-            if "vocab_size" not in {field.name for field in fields(kind)}:
-                options = without(options, "vocab_size")  # official, but without effect
             torch_seed = call.get("_torch_seed")
             filler = None if torch_seed is None else torch.Generator().manual_seed(torch_seed)
-            segment = make_recall(kind(**options), call["seed"], compat="official", filler=filler)
+            segment = make_recall(setting(name, call), call["seed"], compat="official", filler=filler)
         outputs |= {f"{name}/inputs": segment.inputs, f"{name}/labels": segment.labels}
     return outputs
 
