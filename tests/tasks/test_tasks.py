@@ -184,6 +184,19 @@ def test_text_is_compressed():
     assert result["metrics"]["quality"] == pytest.approx(result["metrics"]["loss"] / math.log(2))
 
 
+@pytest.mark.parametrize(("evaluations", "steps"), [(3, [2, 4, 6]), (4, [1, 2, 3, 4, 5, 6]), (1, [6])])
+def test_the_curve_ends_with_the_last_step(evaluations, steps):
+    result = execute(spec(training={"steps": 6, "batch_size": 16, "evaluations": evaluations}))
+    assert [point["step"] for point in result["curve"]] == steps
+    assert result["curve"][-1]["quality"] == result["metrics"]["quality"]
+    assert [point["tokens"] for point in result["curve"]] == [step * 16 * 16 for step in steps]
+
+
+def test_a_curve_whose_points_do_not_divide_the_steps_has_one_more():
+    result = execute(spec(training={"steps": 7, "batch_size": 16, "evaluations": 3}))
+    assert [point["step"] for point in result["curve"]] == [2, 4, 6, 7]
+
+
 def test_costs_are_those_of_the_model():
     task = RecallTask.from_setting(RECALL)
     result = execute(spec())
@@ -193,6 +206,14 @@ def test_costs_are_those_of_the_model():
     assert longer["cost"]["activation_bytes"] == pytest.approx(
         2 * result["cost"]["activation_bytes"], rel=0.05
     )
+
+
+def test_memory_is_that_of_the_largest_step_whatever_the_order():
+    segments = [{**MQAR, "num_examples": 64}, {**MQAR, "input_seq_len": 32, "num_examples": 64}]
+    setting = {"train": segments, "test": [{**segments[0], "num_examples": 5}]}
+    training = {"steps": 8, "batch_size": 16, "evaluations": 1}
+    costs = [execute(spec(setting=setting, training=training, seed=seed))["cost"] for seed in (0, 1, 2)]
+    assert len({cost["activation_bytes"] for cost in costs}) == 1
 
 
 @pytest.mark.bad_input

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import platform
+import statistics
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -55,7 +55,10 @@ def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
     message = None
     try:
         with _quiet():
-            _trainer(training, recorder).fit(module, batches, task.test_batches())
+            trainer = _trainer(training, recorder)
+            trainer.fit(module, batches, task.test_batches())
+            if recorder.curve[-1]["step"] < training.steps:  # what is reported is the model after the last
+                trainer.validate(module, task.test_batches(), verbose=False)
     except DivergedError as error:
         message = str(error)
     return {
@@ -65,7 +68,7 @@ def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
         "status": "finished" if message is None else "diverged",
         "message": message,
         "metrics": _metrics(module, diverged=message is not None),
-        "cost": _cost(model, task, next(iter(batches)), recorder),
+        "cost": _cost(model, task, recorder),
         "curve": recorder.curve,
         "environment": _environment(),
         "started": started,
@@ -113,8 +116,10 @@ class _Recorder(Callback):
 
     def __init__(self) -> None:
         self.curve: list[dict[str, Any]] = []
-        self.step_seconds: list[float] = []
+        self.steps = 0
         self.tokens = 0
+        self.largest: TokenBatch | None = None
+        self._seconds: dict[torch.Size, list[float]] = {}
         self._losses: list[float] = []
         self._step_started = 0.0
 
@@ -126,8 +131,12 @@ class _Recorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: TokenBatch, batch_idx: int
     ) -> None:
-        self.step_seconds.append(time.perf_counter() - self._step_started)
+        seconds = time.perf_counter() - self._step_started
+        self._seconds.setdefault(batch.inputs.shape, []).append(seconds)
+        self.steps += 1
         self.tokens += batch.inputs.numel()
+        if self.largest is None or batch.inputs.numel() > self.largest.inputs.numel():
+            self.largest = batch
         self._losses.append(float(outputs["loss"]))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -136,21 +145,23 @@ class _Recorder(Callback):
         self._losses.clear()
         self.curve.append(
             {
-                "step": trainer.global_step,
+                "step": self.steps,
                 "tokens": self.tokens,
-                "seconds": sum(self.step_seconds),
+                "seconds": self.seconds(),
                 "train_loss": train_loss,
                 "loss": module.summary["loss"],
                 "quality": module.quality(),
             }
         )
 
+    def seconds(self) -> float:
+        """Time of all training steps, evaluation not counted."""
+        return sum(map(sum, self._seconds.values()))
+
     def tokens_per_second(self) -> float | None:
-        """Throughput of the median step: other work on the machine disturbs single steps, not most."""
-        if not self.step_seconds:
-            return None
-        median = sorted(self.step_seconds)[len(self.step_seconds) // 2]
-        return self.tokens / len(self.step_seconds) / median
+        """Throughput, had every step taken the median time of its size: other work disturbs only some."""
+        typical = sum(len(times) * statistics.median(times) for times in self._seconds.values())
+        return self.tokens / typical if typical else None
 
 
 def _trainer(training: Training, recorder: _Recorder) -> Trainer:
@@ -159,7 +170,7 @@ def _trainer(training: Training, recorder: _Recorder) -> Trainer:
         devices=1,
         max_steps=training.steps,
         max_epochs=-1,
-        val_check_interval=math.ceil(training.steps / training.evaluations),
+        val_check_interval=training.steps // training.evaluations,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=[recorder],
@@ -193,12 +204,13 @@ def _metrics(module: NextTokenModule, *, diverged: bool) -> dict[str, Any]:
     return {"quality": module.quality(), "loss": module.summary["loss"], "slices": module.summary["slices"]}
 
 
-def _cost(model: GateworkForCausalLM, task: Task, batch: TokenBatch, recorder: _Recorder) -> dict[str, Any]:
+def _cost(model: GateworkForCausalLM, task: Task, recorder: _Recorder) -> dict[str, Any]:
+    largest = recorder.largest
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "state_bytes": model.state_size(task.length) * _FLOAT_BYTES,
-        "activation_bytes": activation_bytes(model, batch),
-        "seconds": sum(recorder.step_seconds),
+        "activation_bytes": None if largest is None else activation_bytes(model, largest),
+        "seconds": recorder.seconds(),
         "tokens_per_second": recorder.tokens_per_second(),
     }
 

@@ -26,7 +26,7 @@ class Training:
         final_rate: Learning rate at the end over its peak; it falls along a cosine.
         gradient_clip: Largest norm of the gradient.
         beta2: AdamW's second momentum.
-        evaluations: Points of the learning curve.
+        evaluations: Points of the learning curve, one more if they do not divide the steps.
 
     Raises:
         ValueError: If a value is out of range.
