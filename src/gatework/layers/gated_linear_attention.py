@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gatework.layers.mixer import Mixer, State, check_divisible
+from gatework.layers.norm import GroupRMSNorm
 from gatework.layers.short_conv import ShortConvolution
 from gatework.ops.linear_recurrence import gated_linear_attention, gated_linear_attention_step
 
@@ -106,7 +107,7 @@ class GatedLinearAttention(Mixer):
                 ShortConvolution(width, conv_size, bias=False, activation="silu")
                 for width in (key_dim, kv_key_dim, kv_value_dim)
             )
-        self.norm = nn.RMSNorm(self.head_value_dim, eps=norm_eps, elementwise_affine=norm_affine)
+        self.norm = GroupRMSNorm(self.head_value_dim, eps=norm_eps, affine=norm_affine)
         self.o_proj = nn.Linear(value_dim, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gatework.layers.mixer import Mixer, State, check_divisible
+from gatework.layers.norm import GroupRMSNorm
 from gatework.layers.short_conv import ShortConvolution
 from gatework.ops.linear_recurrence import gated_linear_attention, gated_linear_attention_step
 
@@ -86,10 +87,7 @@ class Mamba2(Mixer):
         self.dt_bias = nn.Parameter(_initial_dt_bias(self.num_heads, dt_min, dt_max, dt_floor))
         self.A_log = nn.Parameter(torch.empty(self.num_heads).uniform_(*a_init_range).log())
         self.D = nn.Parameter(torch.ones(self.ssm_dim if skip_per_channel else self.num_heads))
-        if norm:
-            self.norm: _GroupRMSNorm | None = _GroupRMSNorm(self.ssm_dim, num_groups)
-        else:
-            self.norm = None
+        self.norm = GroupRMSNorm(self.ssm_dim, num_groups) if norm else None
         self.out_proj = nn.Linear(inner, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
@@ -175,19 +173,6 @@ class Mamba2(Mixer):
             y = torch.cat([F.silu(gate) * value, y], -1)
         mixed: Tensor = self.out_proj(y)
         return mixed
-
-
-class _GroupRMSNorm(nn.Module):
-    """RMSNorm over each of ``num_groups`` equal parts of the channels, one learned scale per channel."""
-
-    def __init__(self, dim: int, num_groups: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.num_groups, self.eps = num_groups, eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = x.unflatten(-1, (self.num_groups, -1))
-        return F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight
 
 
 def _initial_dt_bias(num_heads: int, dt_min: float, dt_max: float, dt_floor: float) -> Tensor:

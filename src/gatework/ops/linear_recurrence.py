@@ -78,7 +78,7 @@ def gated_linear_attention(
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     state = _initial(q, v, dtype) if initial_state is None else initial_state.to(dtype)
     if q.shape[2] == 0 or v.numel() == 0 or q.numel() == 0:
-        return torch.zeros_like(v), state
+        return v * 0, state  # empty, and part of the graph
     with torch.autocast(q.device.type, enabled=False):
         length = q.shape[2]
         q, k, values = (split_chunks(tensor.to(dtype), _CHUNK) for tensor in (q * scale, k, v))

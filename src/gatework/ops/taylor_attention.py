@@ -63,7 +63,7 @@ def taylor_attention(
     if is_causal:
         return taylor_attention_prefill(q, k, v, _zero_state(q, v), eps=eps)[0]
     if v.numel() == 0:
-        return torch.zeros_like(v)
+        return v * 0
     with torch.autocast(q.device.type, enabled=False):
         dtype = _compute_dtype(q, v)
         state = taylor_features(k.to(dtype)).mT @ _with_ones(v.to(dtype))
@@ -85,7 +85,7 @@ def taylor_attention_prefill(
     The state is ``sum_j phi(k_j) [v_j, 1]^T``: the last column sums the weights.
     """
     if v.numel() == 0:
-        return torch.zeros_like(v), state
+        return v * 0, state  # empty, and part of the graph
     with torch.autocast(q.device.type, enabled=False):
         dtype, length = torch.promote_types(_compute_dtype(q, v), state.dtype), q.shape[2]
         queries, keys, values = (split_chunks(tensor.to(dtype), _CHUNK) for tensor in (q, k, v))

@@ -1,0 +1,35 @@
+"""The normalisation at the output of recurrent mixers."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GroupRMSNorm(nn.Module):
+    """``y = w * x / sqrt(mean(x^2) + eps)``, the mean over each of ``num_groups`` equal parts of the channels.
+
+    Computed in at least float32 and returned in the dtype of ``x``, also where the weights have another.
+
+    Args:
+        dim: Number of channels, divisible by ``num_groups``.
+        num_groups: Number of parts.
+        eps: Keeps the root away from zero.
+        affine: Whether there are weights ``w``.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, dim: int, num_groups: int = 1, *, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__()
+        self.group_dim, self.eps = dim // num_groups, eps
+        self.weight = nn.Parameter(torch.ones(dim)) if affine else None
+
+    def forward(self, x: Float[Tensor, "*rest channels"]) -> Float[Tensor, "*rest channels"]:
+        """Normalise."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        parts = wide.unflatten(-1, (wide.shape[-1] // self.group_dim, self.group_dim))
+        y = F.rms_norm(parts, (self.group_dim,), eps=self.eps).flatten(-2)
+        return (y if self.weight is None else y * self.weight).to(x.dtype)
