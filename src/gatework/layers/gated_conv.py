@@ -34,10 +34,12 @@ def filter_positions(max_length: int, emb_dim: int) -> Float[Tensor, "1 max_leng
     if emb_dim < 3 or emb_dim % 2 == 0:
         raise ValueError(f"emb_dim must be odd and at least 3 (time, cosines, sines), got {emb_dim}")
     bands = (emb_dim - 1) // 2
-    time = torch.linspace(0, 1, max_length, dtype=torch.float64)[:, None]
-    turn = 2 * math.pi * torch.arange(max_length, dtype=torch.float64)[:, None] / max_length
-    angle = turn * torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64)
-    table = torch.cat([time, angle.cos(), -angle.sin()], 1)
+    # By arange alone: on the meta device, torch.linspace may give a tensor of the CPU.
+    step = torch.arange(max_length, dtype=torch.float64)[:, None]
+    band = torch.arange(bands, dtype=torch.float64)
+    frequency = 1e-4 + band * ((bands - 1 - 1e-4) / max(bands - 1, 1))
+    angle = 2 * math.pi / max_length * step * frequency
+    table = torch.cat([step / max(max_length - 1, 1), angle.cos(), -angle.sin()], 1)
     return table.unsqueeze(0).to(torch.get_default_dtype())
 
 

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ _CHANNEL_MIXERS = ("mlp", "glu", "identity", "none")
 _NORMS = ("layernorm", "rmsnorm")
 
 
+@no_type_check  # Transformers makes a dataclass of it whose constructor takes keys that are no fields
 class GateworkConfig(PreTrainedConfig):
     """Configuration of :class:`GateworkForCausalLM`.
 

@@ -1,0 +1,268 @@
+"""The decoder as its users meet it: losses, generation, saving, and the widths that were published."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import gatework
+from gatework.models.language import zoology
+from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM, GateworkModel
+from tests.layers.test_every_mixer import OPTIONS
+
+MIXERS = {name: {"name": name, **sets[0]} for name, sets in OPTIONS.items()}
+every_mixer = pytest.mark.parametrize("mixer", sorted(MIXERS))
+
+
+def tiny(mixers=("attention",), **options):
+    options = {"vocab_size": 23, "hidden_size": 16, "context_length": 64, **options}
+    return GateworkForCausalLM(GateworkConfig(mixers=list(mixers), **options))
+
+
+def tokens(*shape, seed=0):
+    return torch.randint(23, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def _silent_transformers():
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@every_mixer
+def test_loss_is_the_cross_entropy_at_labelled_positions(mixer):
+    model = tiny([MIXERS[mixer]])
+    x = tokens(3, 12)
+    labels = x.clone()
+    labels[:, 5:8] = -100
+    output = model.eval()(x, labels=labels)
+    expected = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(output.loss, expected)
+    shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
+    torch.testing.assert_close(model(x, shift_labels=shifted).loss, expected)
+    training = model.train()(x, labels=labels)
+    assert training.logits is None
+    torch.testing.assert_close(training.loss, expected)
+    logits, picked = model.labelled_logits(x, shifted)
+    assert len(logits) == len(picked) == (shifted != -100).sum()
+
+
+@every_mixer
+def test_generation_equals_reading_everything_anew(mixer):
+    model = tiny([MIXERS[mixer]]).double().eval()
+    prompt = tokens(2, 7)
+    fast = model.generate(prompt, max_new_tokens=9, do_sample=False)
+    slow = model.generate(prompt, max_new_tokens=9, do_sample=False, use_cache=False)
+    assert torch.equal(fast, slow)
+    for end in range(7, 16):
+        assert torch.equal(model(fast[:, :end]).logits[:, -1].argmax(-1), fast[:, end])
+
+
+def test_hybrids_sample_and_search():
+    model = (
+        tiny([MIXERS["base_conv"], MIXERS["attention"], MIXERS["mamba2"]], num_hidden_layers=3)
+        .double()
+        .eval()
+    )
+    prompt = tokens(2, 5)
+    beams = [
+        model.generate(prompt, max_new_tokens=6, num_beams=3, do_sample=False, use_cache=cache)
+        for cache in (True, False)
+    ]
+    assert torch.equal(*beams)
+    samples = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        samples.append(model.generate(prompt, max_new_tokens=6, do_sample=True))
+    assert torch.equal(*samples)
+
+
+@every_mixer
+def test_the_cache_is_as_large_as_stated(mixer):
+    model = tiny([MIXERS[mixer]]).eval()
+    output = model(tokens(2, 11), use_cache=True)
+    carried = sum(tensor[0].numel() for state in output.past_key_values.states for tensor in state.values())
+    assert carried == model.state_size(11)
+    assert output.past_key_values.get_seq_length() == 11
+
+
+@every_mixer
+def test_saving_and_loading(mixer, tmp_path):
+    model = tiny([MIXERS[mixer]], learned_positions=64).eval()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    loaded = GateworkForCausalLM.from_pretrained(tmp_path).eval()
+    x = tokens(2, 9)
+    assert torch.equal(loaded(x).logits, model(x).logits)
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    other = tiny([MIXERS[mixer]], learned_positions=64).eval()
+    gatework.load_checkpoint(other, tmp_path / "model.safetensors")
+    assert torch.equal(other(x).logits, model(x).logits)
+
+
+def test_only_importing_hf_registers(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    program = f"""
+import gatework.models.language.decoder
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+try:
+    AutoConfig.from_pretrained({str(tmp_path)!r})
+except ValueError:
+    pass
+else:
+    raise SystemExit("registered without importing gatework.hf")
+import gatework.hf
+assert type(AutoConfig.from_pretrained({str(tmp_path)!r})) is gatework.hf.GateworkConfig
+assert type(AutoModel.from_pretrained({str(tmp_path)!r})) is gatework.hf.GateworkModel
+assert type(AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})) is gatework.hf.GateworkForCausalLM
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_checkpointing_gives_equal_gradients():
+    model = (
+        tiny([MIXERS["gated_linear_attention"], MIXERS["attention"]], channel_mixer="glu").double().train()
+    )
+    x = tokens(2, 20)
+    model(x, labels=x).loss.backward()
+    plain = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model.activation_checkpointing_enable()
+    model(x, labels=x).loss.backward()
+    for ours, expected in zip([parameter.grad for parameter in model.parameters()], plain, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_right_padding_is_harmless_and_left_padding_is_refused():
+    model = tiny([MIXERS["mamba2"]]).eval()
+    x = tokens(2, 8)
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[0, 5:] = 0
+    padded = x.clone()
+    padded[0, 5:] = 0
+    torch.testing.assert_close(model(padded, attention_mask=mask).logits[0, :5], model(x).logits[0, :5])
+    with pytest.raises(ValueError, match="equal length"):
+        model(padded, attention_mask=mask, use_cache=True)
+    with pytest.raises(ValueError, match="attention_mask pads on the left"):
+        model(x, attention_mask=mask.flip(1))
+
+
+def test_positions_are_learned_and_end():
+    model = tiny(learned_positions=10).eval()
+    x = tokens(1, 10)
+    swapped = x[:, [1, 0, *range(2, 10)]]
+    assert not torch.allclose(model(x).logits[:, -1], model(swapped).logits[:, -1], atol=1e-9)
+    with pytest.raises(ValueError, match="sequence of 11 tokens is longer than .*learned_positions=10"):
+        model(tokens(1, 11))
+
+
+def test_dropout_only_while_training():
+    model = tiny(embed_dropout=0.2, resid_dropout=0.2, drop_path_rate=0.5)
+    x = tokens(2, 6)
+    assert not torch.equal(model.train()(x).logits, model(x).logits)
+    assert torch.equal(model.eval()(x).logits, model(x).logits)
+
+
+def test_initial_weights():
+    model = tiny(hidden_size=256, num_hidden_layers=8, mixers=["hyena"])
+    layer = model.model.layers[0]
+    for weight, expected in (
+        (layer.mixer.in_proj.weight, 0.02),
+        (layer.mixer.out_proj.weight, 0.02 / 4),
+        (layer.channel_mixer.fc2.weight, 0.02 / 4),
+    ):
+        assert weight.std().item() == pytest.approx(expected, rel=0.05)
+    assert layer.mixer.in_proj.bias.abs().max() == 0
+    assert model.model.embed_tokens.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    rows = tiny(embedding_init="spherical").model.embed_tokens.weight.norm(dim=1)
+    torch.testing.assert_close(rows, torch.ones_like(rows))
+    frozen = tiny(train_embeddings=False)
+    assert not frozen.model.embed_tokens.weight.requires_grad
+    assert frozen.lm_head.weight is not frozen.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize(
+    ("make", "published"),
+    [
+        (zoology.zoology_attention, [574592, 1214720, 2691584, 6431744]),
+        (zoology.zoology_hyena, [586880, 1220480, 2684288, 6398336]),
+        (zoology.zoology_base_conv, [534656, 1085632, 2236736, 4735552]),
+        (zoology.zoology_h3, [673152, 1411840, 3085824, 7220224]),
+        (zoology.zoology_based, [538560, 1101696, 2301696, 4996608]),
+    ],
+)
+def test_published_parameter_counts(make, published):
+    for dim, expected in zip((64, 128, 256, 512), published, strict=True):
+        with torch.device("meta"):
+            model = GateworkForCausalLM(make(dim))
+        model.tie_weights()
+        unique = {
+            id(parameter): parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+        }
+        assert sum(unique.values()) == expected
+
+
+@every_mixer
+def test_bfloat16(mixer):
+    model = tiny([MIXERS[mixer]]).eval()
+    x = tokens(2, 10)
+    expected = model(x).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = model(x).logits
+    assert (under_autocast.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.compile
+def test_one_graph():
+    torch.compiler.reset()
+    model = tiny([MIXERS["base_conv"], MIXERS["attention"]]).eval()
+    x = tokens(2, 10)
+    compiled = torch.compile(lambda ids: model(ids).logits, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x).logits)
+
+
+def test_hidden_states_and_embeddings():
+    model = tiny(num_hidden_layers=3).eval()
+    x = tokens(2, 6)
+    output = model(x, output_hidden_states=True)
+    assert len(output.hidden_states) == 4
+    torch.testing.assert_close(model.lm_head(output.hidden_states[-1]), output.logits)
+    embedded = model.model.embed_tokens(x)
+    torch.testing.assert_close(model(inputs_embeds=embedded).logits, output.logits)
+    assert torch.equal(model(x, logits_to_keep=2).logits, output.logits[:, -2:])
+    assert model(x, return_dict=False)[0].shape == output.logits.shape
+    assert isinstance(copy.deepcopy(model), GateworkForCausalLM)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixers": ["atention"]}, "did you mean 'attention'"),
+        ({"mixers": []}, "mixers must name at least one"),
+        ({"mixers": [{"num_heads": 2}]}, "must have a 'name'"),
+        ({"channel_mixer": "conv"}, "channel_mixer must be one of"),
+        ({"norm": "batch"}, "norm must be one of"),
+        ({"vocab_size": 0}, "vocab_size must be at least 1"),
+        ({"hidden_size": 6, "mixers": [{"name": "attention", "num_heads": 4}]}, "divide dim=6, got 4"),
+    ],
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**options)
+
+
+@pytest.mark.bad_input
+def test_wrong_calls_are_named():
+    model = GateworkModel(GateworkConfig(vocab_size=23, hidden_size=8))
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        model()
+    with pytest.raises(ValueError, match="not both"):
+        tiny()(tokens(1, 3), labels=tokens(1, 3), shift_labels=tokens(1, 3))
