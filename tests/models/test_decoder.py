@@ -159,7 +159,7 @@ def test_positions_are_learned_and_end():
     x = tokens(1, 10)
     swapped = x[:, [1, 0, *range(2, 10)]]
     assert not torch.allclose(model(x).logits[:, -1], model(swapped).logits[:, -1], atol=1e-9)
-    with pytest.raises(ValueError, match="sequence of 11 tokens is longer than .*learned_positions=10"):
+    with pytest.raises(ValueError, match=r"sequence of 11 tokens is longer than .*learned_positions=10"):
         model(tokens(1, 11))
 
 

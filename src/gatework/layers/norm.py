@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class GroupRMSNorm(nn.Module):
-    """``y = w * x / sqrt(mean(x^2) + eps)``, the mean over each of ``num_groups`` equal parts of the channels.
+    """``y = w * x / sqrt(mean(x^2) + eps)``, the mean over each of ``num_groups`` parts of the channels.
 
     Computed in at least float32 and returned in the dtype of ``x``, also where the weights have another.
 
