@@ -1,0 +1,28 @@
+"""The benchmarks run, check before they time, and print numbers a program can read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SMALL = {
+    "mqar_data": ["--examples", "200", "--turns", "2"],
+    "based_chunked": ["--length", "256", "--turns", "1"],
+    "recurrent_scaling": ["--longest", "2048", "--turns", "1"],
+}
+
+
+def test_every_benchmark_is_here():
+    assert {path.stem for path in FOLDER.glob("[!_]*.py")} == set(SMALL)
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_it_runs(name):
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *SMALL[name], "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)
