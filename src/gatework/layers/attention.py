@@ -86,13 +86,6 @@ class MultiHeadAttention(Mixer):
         shape = (batch_size, self.num_kv_heads, 0, self.head_dim)
         return {name: self._new_zeros(*shape, device=device, dtype=dtype) for name in ("keys", "values")}
 
-    def step(
-        self, x: Float[Tensor, "batch channels"], state: State
-    ) -> tuple[Float[Tensor, "batch channels"], State]:
-        """Mix the next token."""
-        y, state = self.prefill(x.unsqueeze(1), state)
-        return y.squeeze(1), state
-
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:

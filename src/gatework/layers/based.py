@@ -68,13 +68,6 @@ class Based(Mixer):
         shape = (batch_size, self.num_heads, features, self.head_dim + 1)
         return {"sums": self._new_zeros(*shape, device=device, dtype=dtype)}
 
-    def step(
-        self, x: Float[Tensor, "batch channels"], state: State
-    ) -> tuple[Float[Tensor, "batch channels"], State]:
-        """Mix the next token."""
-        y, state = self.prefill(x.unsqueeze(1), state)
-        return y.squeeze(1), state
-
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:

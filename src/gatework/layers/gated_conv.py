@@ -74,13 +74,6 @@ class _LongFilterMixer(Mixer):
         """Return an empty history."""
         return {"history": self._new_zeros(batch_size, 0, self.dim, device=device, dtype=dtype)}
 
-    def step(
-        self, x: Float[Tensor, "batch channels"], state: State
-    ) -> tuple[Float[Tensor, "batch channels"], State]:
-        """Mix the next token, in time proportional to the history."""
-        y, state = self.prefill(x.unsqueeze(1), state)
-        return y.squeeze(1), state
-
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:

@@ -196,13 +196,6 @@ class H3(Mixer):
             state["position"] = self._new_zeros(batch_size, device=device, dtype=torch.int64)
         return state
 
-    def step(
-        self, x: Float[Tensor, "batch channels"], state: State
-    ) -> tuple[Float[Tensor, "batch channels"], State]:
-        """Mix the next token, in time independent of how many came before."""
-        y, state = self.prefill(x.unsqueeze(1), state)
-        return y.squeeze(1), state
-
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:

@@ -19,9 +19,9 @@ class Mixer(nn.Module):
     Subclasses take the number of channels first and options by keyword, and implement
 
     - :meth:`forward`: the whole sequence at once, as in training;
-    - :meth:`initial_state` and :meth:`step`: one token at a time, as in decoding, with the same result;
-    - :meth:`state_size`: how many elements ``step`` carries after a number of tokens;
-    - :meth:`prefill`, where reading a prompt in parallel beats reading it token by token.
+    - :meth:`initial_state` and :meth:`prefill`: any stretch after a state, as in decoding, same result;
+    - :meth:`state_size`: how many elements :meth:`step` carries after a number of tokens;
+    - :meth:`step`, where one token can be had for less than a stretch of one.
 
     Attributes:
         dim: Number of channels.
@@ -46,26 +46,22 @@ class Mixer(nn.Module):
         """Return the state before the first token, in the dtype and on the device of the parameters."""
         raise NotImplementedError
 
-    def step(
-        self, x: Float[Tensor, "batch channels"], state: State
-    ) -> tuple[Float[Tensor, "batch channels"], State]:
-        """Mix the next token. The given state is not changed; the new one is returned."""
-        raise NotImplementedError
-
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
-        """Read a stretch of tokens after ``state`` (or from the start); return outputs and new state.
+        """Read a stretch of tokens in parallel after ``state``, or from the start.
 
-        This definition reads token by token; mixers override it with a parallel form of equal value.
+        Returns:
+            What :meth:`forward` would give at these tokens, and the new state; the given one is not changed.
         """
-        if state is None:
-            state = self.initial_state(x.shape[0])
-        outputs = []
-        for token in x.unbind(1):
-            y, state = self.step(token, state)
-            outputs.append(y)
-        return (torch.stack(outputs, 1) if outputs else torch.empty_like(x)), state
+        raise NotImplementedError
+
+    def step(
+        self, x: Float[Tensor, "batch channels"], state: State
+    ) -> tuple[Float[Tensor, "batch channels"], State]:
+        """Mix the next token: :meth:`prefill` of one, which mixers with a cheaper way override."""
+        y, state = self.prefill(x.unsqueeze(1), state)
+        return y.squeeze(1), state
 
     def state_size(self, length: int) -> int:
         """Return the number of elements, per sequence, that ``step`` carries after ``length`` tokens."""
