@@ -9,7 +9,6 @@ from gatework.data.mqar import MQARConfig, make_mqar
 from gatework.data.recall_mixture import (
     RecallMixture,
     SegmentBatches,
-    ShuffledOrder,
     batch_loader,
     make_mixture,
     make_recall,
@@ -106,18 +105,6 @@ def test_no_global_randomness_is_read_or_moved():
     assert all(map(torch.equal, first, read()))
 
 
-def test_every_epoch_has_its_own_order():
-    order = ShuffledOrder(20, seed=4)
-    epochs = [list(order) for _ in range(3)]
-    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert list(ShuffledOrder(20, seed=5)) != epochs[0]
-    resumed = ShuffledOrder(20, seed=4)
-    resumed.set_epoch(2)
-    assert list(resumed) == epochs[2]
-    assert list(ShuffledOrder(0, seed=1)) == []
-
-
 def test_loader_shuffles_whole_batches_or_nothing():
     train, _ = make_mixture(mixture(batch_size=2))
     plain, shuffled = batch_loader(train), batch_loader(train, shuffle_seed=3)
@@ -161,5 +148,3 @@ def test_bad_arguments_are_named():
         SegmentBatches([], 0)
     with pytest.raises(ValueError, match="compat must be one of None, 'official', got 'yes'"):
         SegmentBatches([], 1, compat="yes")
-    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
-        ShuffledOrder(3, seed=1).set_epoch(-1)

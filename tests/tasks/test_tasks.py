@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from gatework import tasks
 from gatework.data.mqar import MQARConfig, make_mqar
+from gatework.data.recall_mixture import RecallMixture
 from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.study.run import execute
@@ -72,6 +74,73 @@ def test_training_and_test_examples_differ():
     test = {tuple(row.tolist()) for batch in task.test_batches() for row in batch.inputs}
     assert len(test) == 20
     assert not train & test
+
+
+def rows(batches):
+    return {tuple(row.tolist()) for batch in batches for row in batch.inputs}
+
+
+def test_validation_examples_are_of_the_tests_kind_and_others():
+    task = create_task("recall", RECALL)
+    before, test = rows(task.test_batches()), RecallTask.from_setting({**RECALL, "num_validation": 50})
+    assert before == rows(test.test_batches())
+    assert len(rows(task.validation_batches())) == 20
+    assert len(rows(test.validation_batches())) == 50
+    assert not rows(task.validation_batches()) & (before | rows(task.train_batches(96, steps=1, seed=0)))
+    assert rows(task.validation_batches()) == rows(create_task("recall", RECALL).validation_batches())
+    assert "20 examples" in task.describe()[1]
+    assert task.describe()[1].startswith("Validation data")
+
+
+def test_validation_segments_may_be_named():
+    segments = [{**MQAR, "num_examples": 10}]
+    own = [{**MQAR, "input_seq_len": 32, "num_examples": 7}]
+    task = create_task("recall", {"train": segments, "validation": own, "test": segments})
+    assert [tuple(batch.inputs.shape) for batch in task.validation_batches()] == [(7, 32)]
+    assert task.length == 32
+
+
+def test_no_seed_serves_two_splits():
+    config = MQARConfig(num_examples=1, **MQAR)
+    for seed in range(50):
+        mixture = RecallMixture([config] * 20, [config] * 20, seed=seed, validation=[config] * 200)
+        train, test = mixture.segment_seeds
+        assert len(set(train) | set(test) | set(mixture.validation_seeds)) == 240
+
+
+def test_text_is_validated_on_its_own_split(tmp_path):
+    for number in range(60):
+        (tmp_path / f"{number}.txt").write_text(f"document {number} says {number * number}. " * 20)
+    setting = {"corpus": str(tmp_path), "length": 32, "num_test": 5}
+    task = create_task("text", setting)
+    assert [batch.inputs.shape[0] for batch in task.validation_batches()] == [5]
+    every = create_task("text", {**setting, "num_validation": 0, "num_test": 0})
+    assert len(rows(every.validation_batches())) > 5
+    assert not rows(every.validation_batches()) & rows(every.test_batches())
+    assert "Validation data: 5 stretches" in task.describe()[1]
+
+
+def test_a_test_pass_gives_the_numbers_of_a_validation_pass():
+    task = create_task("recall", RECALL)
+    module = task.module(tiny_model(task), Training(), 0.1)
+    summaries = []
+    for end in (module.on_validation_epoch_end, module.on_test_epoch_end):
+        for batch in task.test_batches():
+            module.test_step(batch, 0)
+        end()
+        summaries.append(module.summary)
+    assert summaries[0] == summaries[1]
+    assert summaries[0]["loss"] > 0
+
+
+def test_a_task_of_ones_own_can_be_named(monkeypatch):
+    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+    tasks.register_task("mine", RecallTask)
+    tasks.register_task("later", "gatework.tasks.recall:RecallTask")
+    assert tasks.list_tasks() == ["later", "mine", "recall", "text"]
+    assert create_task("mine", RECALL) == create_task("later", RECALL) == create_task("recall", RECALL)
+    with pytest.raises(ValueError, match="'recall' is already registered"):
+        tasks.register_task("recall", RecallTask)
 
 
 def test_a_mixture_keeps_its_segments_apart():
@@ -188,7 +257,7 @@ def test_text_is_compressed():
 def test_the_curve_ends_with_the_last_step(evaluations, steps):
     result = execute(spec(training={"steps": 6, "batch_size": 16, "evaluations": evaluations}))
     assert [point["step"] for point in result["curve"]] == steps
-    assert result["curve"][-1]["quality"] == result["metrics"]["quality"]
+    assert result["curve"][-1]["quality"] == result["metrics"]["validation_quality"]
     assert [point["tokens"] for point in result["curve"]] == [step * 16 * 16 for step in steps]
 
 
@@ -225,6 +294,10 @@ def test_memory_is_that_of_the_largest_step_whatever_the_order():
         (lambda: create_task("recall", {"input_seq_len": 15}), "input_seq_len"),
         (lambda: create_task("recall", {"train": [MQAR], "test": [MQAR], "vocab_size": 3}), "vocab_size"),
         (lambda: create_task("recall", {"train": [MQAR], "test": []}), "test must hold"),
+        (
+            lambda: create_task("recall", {"train": [MQAR], "test": [MQAR], "validation": []}),
+            "validation must",
+        ),
         (lambda: create_task("recall", {"mode": "slow"}), "mode must be"),
         (lambda: create_task("text", {"lenght": 4}), "did you mean 'length'"),
         (lambda: create_task("text", {"length": 0}), "length must be"),

@@ -7,16 +7,17 @@ global random state: two models that train on a mixture read the same data in th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from gatework.data import counting
 from gatework.data.checks import SEED_LIMIT, check_choice, check_int, check_seed
+from gatework.data.loader import ResumableLoader
 from gatework.data.mqar import Mode, MQARConfig, make_mqar
 from gatework.data.recall_variants import (
     CompositionalConfig,
@@ -38,6 +39,10 @@ RecallConfig = (
     | counting.CumulativeMajorityConfig
 )
 Compat = Literal["official"]
+Split = Literal["train", "validation", "test"]
+
+# Sets the generator of validation seeds apart from any other that starts from the mixture's seed.
+_VALIDATION = 0x76616C69
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class RecallMixture:
         test: Settings of the test segments.
         batch_size: Rows per batch, or one number for training and one for test.
         seed: Seed of everything; training and test segments get seeds from disjoint ranges.
+        validation: Settings of the segments to choose by, which are read in batches of the test's size.
 
     Raises:
         TypeError: If a setting is of no known task, or a number is not an integer.
@@ -59,12 +65,13 @@ class RecallMixture:
     test: Sequence[RecallConfig]
     batch_size: int | tuple[int, int] = 32
     seed: int = 123
+    validation: Sequence[RecallConfig] = ()
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("train must hold at least one setting, got none")
-        for name, configs in (("train", self.train), ("test", self.test)):
-            for config in configs:
+        for name in get_args(Split):
+            for config in getattr(self, name):
                 if not isinstance(config, RecallConfig):
                     raise TypeError(f"{name} must hold settings such as MQARConfig, got {config!r}")
         if not isinstance(self.batch_size, (int, tuple)):
@@ -83,12 +90,12 @@ class RecallMixture:
     @property
     def vocab_size(self) -> int:
         """Tokens a model must know to read every segment."""
-        return max(config.vocab_size for config in [*self.train, *self.test])
+        return max(config.vocab_size for config in [*self.train, *self.validation, *self.test])
 
     @property
     def max_length(self) -> int:
         """Length of the longest sequences."""
-        return max(config.input_seq_len for config in [*self.train, *self.test])
+        return max(config.input_seq_len for config in [*self.train, *self.validation, *self.test])
 
     @property
     def segment_seeds(self) -> tuple[list[int], list[int]]:
@@ -97,6 +104,19 @@ class RecallMixture:
         train = rng.randint(0, SEED_LIMIT // 2, size=len(self.train), dtype=np.int64)
         test = rng.randint(SEED_LIMIT // 2, SEED_LIMIT, size=len(self.test), dtype=np.int64)
         return train.tolist(), test.tolist()
+
+    @property
+    def validation_seeds(self) -> list[int]:
+        """Seeds of the validation segments, from a generator of their own; no other segment has them."""
+        rng = np.random.default_rng([self.seed, _VALIDATION])
+        taken = {seed for seeds in self.segment_seeds for seed in seeds}
+        seeds: list[int] = []
+        while len(seeds) < len(self.validation):
+            seed = int(rng.integers(SEED_LIMIT))
+            if seed not in taken:
+                taken.add(seed)
+                seeds.append(seed)
+        return seeds
 
 
 class SegmentBatches(Dataset[TokenBatch]):
@@ -209,51 +229,43 @@ def make_mixture(
     return train, test
 
 
-class ShuffledOrder(Sampler[int]):
-    """The numbers ``0 .. size - 1``, every epoch in an order that follows from ``seed`` and epoch alone.
-
-    Every pass over it is the next epoch; :meth:`set_epoch` goes to another one, as a resumed run must.
+def make_split(
+    mixture: RecallMixture, split: Split, *, mode: Mode = "fast", compat: Compat | None = None
+) -> SegmentBatches:
+    """Make the batches of one split of ``mixture``: those of :func:`make_mixture` without a filler.
 
     Args:
-        size: How many numbers.
-        seed: Seed of the orders.
+        mixture: The settings.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        mode: Which generator makes MQAR, see :func:`~gatework.data.mqar.make_mqar`.
+        compat: ``"official"`` repeats the authors' errors.
 
     Raises:
-        ValueError: If an argument is negative.
+        ValueError: If an argument is out of range.
     """
-
-    def __init__(self, size: int, *, seed: int) -> None:
-        check_int("size", size, at_least=0)
-        check_seed(seed)
-        self.size = size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next pass the one of ``epoch``, counted from 0."""
-        check_int("epoch", epoch, at_least=0)
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        self.epoch += 1
-        return iter(order.tolist())
+    check_choice("split", split, get_args(Split))
+    train_seeds, test_seeds = mixture.segment_seeds
+    configs, seeds, size = {
+        "train": (mixture.train, train_seeds, mixture.batch_sizes[0]),
+        "validation": (mixture.validation, mixture.validation_seeds, mixture.batch_sizes[1]),
+        "test": (mixture.test, test_seeds, mixture.batch_sizes[1]),
+    }[split]
+    segments = [
+        make_recall(config, seed, mode=mode, compat=compat)
+        for config, seed in zip(configs, seeds, strict=True)
+    ]
+    return SegmentBatches(segments, size, compat=compat)
 
 
-def batch_loader(batches: SegmentBatches, *, shuffle_seed: int | None = None) -> DataLoader[TokenBatch]:
+def batch_loader(batches: SegmentBatches, *, shuffle_seed: int | None = None) -> ResumableLoader[TokenBatch]:
     """Load whole batches, for a training loop or a Lightning trainer.
 
     Args:
-        batches: From :func:`make_mixture`.
-        shuffle_seed: Seed of a new order of the batches every epoch (:class:`ShuffledOrder`); None reads them
-            in order, as the authors do. Rows never change their batch.
+        batches: From :func:`make_mixture` or :func:`make_split`.
+        shuffle_seed: Seed of a new order of the batches every epoch; None reads them in order, as the
+            authors do. Rows never change their batch.
 
     Returns:
         A loader of :class:`TokenBatch` that neither reads nor moves the global random state.
     """
-    order = None if shuffle_seed is None else ShuffledOrder(len(batches), seed=shuffle_seed)
-    # Without a generator of its own, a loader draws a number from the global one for every pass.
-    return DataLoader(batches, batch_size=None, sampler=order, generator=torch.Generator())
+    return ResumableLoader(batches, seed=shuffle_seed or 0, shuffle=shuffle_seed is not None)

@@ -16,6 +16,9 @@ from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkForCausalLM
 from gatework.tasks.task import Training
 
+#: How many parameters an error message names.
+_MOST_NAMES = 3
+
 
 class DivergedError(RuntimeError):
     """The loss or the gradient stopped being finite; the update that would have followed was not made."""
@@ -24,9 +27,9 @@ class DivergedError(RuntimeError):
 class NextTokenModule(LightningModule):
     """Train a causal language model to give the labelled tokens.
 
-    Each validation pass ends with ``summary``: the mean ``loss`` in nats per label, ``accuracy`` (mean over
-    sequences of the share of labels that the model's first choice hits, as Zoology measures it) and the same
-    by slice, in ``slices``.
+    Each validation or test pass ends with ``summary``: the mean ``loss`` in nats per label, ``accuracy``
+    (mean over sequences of the share of labels that the model's first choice hits, as Zoology measures it)
+    and the same by slice, in ``slices``.
 
     Args:
         model: The model.
@@ -41,8 +44,9 @@ class NextTokenModule(LightningModule):
         self.model = model
         self.training_options = training
         self.learning_rate = learning_rate
-        self.mean_loss = MeanMetric()
-        self.mean_accuracy = MeanMetric()
+        # In training with several processes each evaluates everything, so there is nothing to gather.
+        self.mean_loss = MeanMetric(sync_on_compute=False)
+        self.mean_accuracy = MeanMetric(sync_on_compute=False)
         self.slice_accuracy: dict[str, MeanMetric] = {}
         self.summary: dict[str, Any] = {}
 
@@ -50,12 +54,23 @@ class NextTokenModule(LightningModule):
         """Return the loss.
 
         Raises:
-            DivergedError: If it is not finite.
+            DivergedError: If it is not finite, in this process or in one that trains with it.
         """
         loss: Tensor = self.model(batch.inputs, shift_labels=batch.labels).loss
-        if not torch.isfinite(loss):
-            raise DivergedError(f"loss is {loss.item()} at step {self.global_step + 1}")
+        self._check_loss(loss.detach())
         return loss
+
+    def _check_loss(self, loss: Tensor) -> None:
+        """Stop all processes together: one that stopped alone would leave the others waiting for it."""
+        losses = [loss.item()]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gathered = [torch.zeros_like(loss) for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather(gathered, loss)
+            losses = [other.item() for other in gathered]
+        for rank, value in enumerate(losses):
+            if not math.isfinite(value):
+                where = f" in process {rank}" if len(losses) > 1 else ""
+                raise DivergedError(f"loss is {value} at step {self.global_step + 1}{where}")
 
     def configure_gradient_clipping(
         self,
@@ -66,19 +81,45 @@ class NextTokenModule(LightningModule):
         """Clip the norm of the gradient, and stop before an update that is not finite.
 
         Raises:
-            DivergedError: If the norm is not finite.
+            DivergedError: If the norm is not finite; the message names the first parameters at fault.
         """
-        norm = nn.utils.clip_grad_norm_(self.parameters(), self.training_options.gradient_clip)
+        largest = self.training_options.gradient_clip
+        clip_sharded = getattr(getattr(self._trainer, "model", None), "clip_grad_norm_", None)
+        if clip_sharded is not None:  # FSDP: no process holds the whole gradient
+            norm = clip_sharded(largest)
+        else:
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
-            raise DivergedError(f"gradient norm is {norm.item()} at step {self.global_step + 1}")
+            step = self.global_step + 1
+            raise DivergedError(f"gradient norm is {norm.item()} at step {step}{self._at_fault()}")
+        if clip_sharded is None:
+            nn.utils.clip_grads_with_norm_(self.parameters(), largest, norm)
+
+    def _at_fault(self) -> str:
+        names = [
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+        ]
+        if not names:
+            return ": each element is finite, but their squares overflow"
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        return f", from {', '.join(names[:_MOST_NAMES])}{more}"
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with a linear rise and a cosine fall of the learning rate, per step."""
+        """The optimizer, with a linear rise and a cosine fall of the learning rate, per step."""
         options = self.training_options
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, self.learning_rate, betas=(0.9, options.beta2), weight_decay=options.weight_decay
-        )
+        optimizer: torch.optim.Optimizer
+        if options.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                trained, self.learning_rate, momentum=0.9, weight_decay=options.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(
+                trained, self.learning_rate, betas=(0.9, options.beta2), weight_decay=options.weight_decay
+            )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, options))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -95,11 +136,24 @@ class NextTokenModule(LightningModule):
         self.mean_accuracy.update(per_sequence)
         for names, rows in _rows_by_slices(batch.slices):
             for key, value in names.items():
-                metric = self.slice_accuracy.setdefault(f"{key}={value}", MeanMetric().to(self.device))
+                metric = self.slice_accuracy.setdefault(
+                    f"{key}={value}", MeanMetric(sync_on_compute=False).to(self.device)
+                )
                 metric.update(per_sequence[rows])
+
+    def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Score one batch, as validation does."""
+        self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Gather ``summary`` and start anew."""
+        self._summarise()
+
+    def on_test_epoch_end(self) -> None:
+        """Gather ``summary`` and start anew."""
+        self._summarise()
+
+    def _summarise(self) -> None:
         self.summary = {
             "loss": self.mean_loss.compute().item(),
             "accuracy": self.mean_accuracy.compute().item(),
@@ -107,9 +161,37 @@ class NextTokenModule(LightningModule):
         }
         for metric in (self.mean_loss, self.mean_accuracy, *self.slice_accuracy.values()):
             metric.reset()
+        if self._trainer is not None:  # for callbacks that stop or choose by validation_quality
+            stage = "test" if self.trainer.testing else "validation"
+            values = {f"{stage}_loss": self.summary["loss"], f"{stage}_quality": self.quality()}
+            self.log_dict(values, logger=False)
+
+    def predictions(self, batch: TokenBatch) -> list[dict[str, Any]]:
+        """Return what ``gatework predict`` writes for each sequence: labels, first choices, and their hits.
+
+        ``labels`` and ``predictions`` have one entry per labelled position, listed in ``positions``.
+        """
+        logits, _ = self.model.labelled_logits(batch.inputs, batch.labels)
+        labelled = batch.labels != -100
+        chosen = torch.full_like(batch.labels, -100)
+        chosen[labelled] = logits.argmax(-1)
+        rows = []
+        for row, (inputs, labels) in enumerate(zip(batch.inputs, batch.labels, strict=True)):
+            positions = labelled[row].nonzero().flatten()
+            hits = (labels == chosen[row])[positions]
+            values: dict[str, Any] = {
+                "inputs": inputs.tolist(),
+                "positions": positions.tolist(),
+                "labels": labels[positions].tolist(),
+                "predictions": chosen[row][positions].tolist(),
+                "hits": hits.tolist(),
+                "accuracy": hits.float().mean().item() if len(hits) else None,
+            }
+            rows.append(values | ({"slices": batch.slices[row]} if batch.slices else {}))
+        return rows
 
     def quality(self) -> float:
-        """Return the task's headline number of the last validation pass."""
+        """Return the task's headline number of the last validation or test pass."""
         value: float = self.summary["accuracy"]
         return value
 

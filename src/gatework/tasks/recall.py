@@ -13,8 +13,10 @@ from gatework.data.recall_mixture import (
     Compat,
     RecallConfig,
     RecallMixture,
+    SegmentBatches,
+    Split,
     batch_loader,
-    make_mixture,
+    make_split,
 )
 from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig
 from gatework.data.segment import TokenBatch
@@ -41,7 +43,7 @@ _TEST_BATCH = 250
 
 @dataclass(frozen=True)
 class RecallTask:
-    """A mixture of recall settings to train on, and one to test on.
+    """A mixture of recall settings to train on, and others to choose by and to test on.
 
     Attributes:
         train: Settings of the training segments.
@@ -49,6 +51,8 @@ class RecallTask:
         data_seed: Seed of all examples, the same for every model.
         mode: ``"fast"``, or ``"compat"`` for the very examples of the authors' generator.
         compat: ``"official"`` repeats the errors of the authors' generators.
+        validation: Settings of the segments to choose by; None for those of the test. The examples are
+            others in any case.
     """
 
     train: tuple[RecallConfig, ...]
@@ -56,20 +60,24 @@ class RecallTask:
     data_seed: int = 123
     mode: Mode = "fast"
     compat: Compat | None = None
+    validation: tuple[RecallConfig, ...] | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, ("fast", "compat"))
         check_choice("compat", self.compat, (None, "official"))
         if not self.test:
             raise ValueError("test must hold at least one setting, got none")
+        if self.validation is not None and not self.validation:
+            raise ValueError("validation must hold at least one setting, got none")
         self._mixture(1)
 
     @classmethod
     def from_setting(cls, setting: Mapping[str, Any]) -> RecallTask:
         """Make the task from a JSON setting.
 
-        Either lists ``train`` and ``test`` of segments, each with ``variant`` and its options, or the
-        options of one segment with ``num_train`` and ``num_test`` examples.
+        Either lists ``train`` and ``test`` of segments, each with ``variant`` and its options, and if
+        wanted ``validation`` (by default other examples of the test's segments), or the options of one
+        segment with ``num_train``, ``num_validation`` and ``num_test`` examples.
 
         Raises:
             ValueError: If a value is out of range; the message names it.
@@ -77,14 +85,20 @@ class RecallTask:
         """
         options = dict(setting)
         common = {name: options.pop(name) for name in ("data_seed", "mode", "compat") if name in options}
-        if "train" in options or "test" in options:
-            train, test = options.pop("train", []), options.pop("test", [])
+        if options.keys() & {"train", "validation", "test"}:
+            splits = [options.pop("train", []), options.pop("validation", None), options.pop("test", [])]
             if options:
                 raise TypeError(f"setting has train or test, and beside them {', '.join(sorted(options))}")
         else:
             num_train, num_test = options.pop("num_train", 20_000), options.pop("num_test", 1_000)
-            train, test = [{**options, "num_examples": num_train}], [{**options, "num_examples": num_test}]
-        return cls(tuple(map(segment_config, train)), tuple(map(segment_config, test)), **common)
+            num_validation = options.pop("num_validation", num_test)
+            splits = [[{**options, "num_examples": num}] for num in (num_train, num_validation, num_test)]
+        train, validation, test = (
+            None if split is None else tuple(map(segment_config, split)) for split in splits
+        )
+        assert train is not None
+        assert test is not None
+        return cls(train, test, validation=validation, **common)
 
     @property
     def quality(self) -> Quality:
@@ -103,30 +117,45 @@ class RecallTask:
         return self._mixture(1).max_length
 
     def describe(self) -> list[str]:
-        """Return a sentence on the training and one on the test examples."""
+        """Return a sentence each on the training, the validation and the test examples."""
         made = "the authors' generator" if self.mode == "compat" else "the vectorised generator"
         return [
             f"Training data: {_describe(self.train)}, from {made} with seed {self.data_seed}; "
             "every mixer reads the same examples.",
-            f"Test data: {_describe(self.test)}, from a disjoint range of seeds.",
+            f"Validation data: {_describe(self._validation())}, from seeds that no other split has; "
+            "whatever is chosen is chosen by them.",
+            f"Test data: {_describe(self.test)}, from a disjoint range of seeds; nothing is chosen by them.",
         ]
 
     def train_batches(self, batch_size: int, *, steps: int, seed: int) -> Iterable[TokenBatch]:
         """Return the training batches in an order that follows from ``seed`` and changes every epoch."""
-        train, _ = make_mixture(self._mixture(batch_size), mode=self.mode, compat=self.compat)
-        return batch_loader(train, shuffle_seed=seed)
+        return batch_loader(self._split("train", batch_size), shuffle_seed=seed)
+
+    def batches_per_epoch(self, batch_size: int) -> int:
+        """Return the number of batches in a pass over the training examples."""
+        return sum(-(-config.num_examples // batch_size) for config in self.train)
+
+    def validation_batches(self) -> Iterable[TokenBatch]:
+        """Return the validation batches."""
+        return batch_loader(self._split("validation"))
 
     def test_batches(self) -> Iterable[TokenBatch]:
         """Return the test batches."""
-        _, test = make_mixture(self._mixture(_TEST_BATCH), mode=self.mode, compat=self.compat)
-        return batch_loader(test)
+        return batch_loader(self._split("test"))
 
     def module(self, model: GateworkForCausalLM, training: Training, learning_rate: float) -> NextTokenModule:
         """Return the Lightning module that trains ``model``."""
         return NextTokenModule(model, training, learning_rate)
 
+    def _split(self, split: Split, batch_size: int = 1) -> SegmentBatches:
+        return make_split(self._mixture(batch_size), split, mode=self.mode, compat=self.compat)
+
     def _mixture(self, batch_size: int) -> RecallMixture:
-        return RecallMixture(self.train, self.test, batch_size=(batch_size, _TEST_BATCH), seed=self.data_seed)
+        sizes = (batch_size, _TEST_BATCH)
+        return RecallMixture(self.train, self.test, sizes, self.data_seed, self._validation())
+
+    def _validation(self) -> tuple[RecallConfig, ...]:
+        return self.test if self.validation is None else self.validation
 
     def _is_mqar(self) -> bool:
         return all(isinstance(config, MQARConfig) for config in self.test)

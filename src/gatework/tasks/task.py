@@ -21,12 +21,13 @@ class Training:
     Attributes:
         steps: Optimizer steps.
         batch_size: Sequences per step.
-        weight_decay: AdamW's decay, on all parameters.
+        weight_decay: The optimizer's decay, on all parameters.
         warmup: Fraction of the steps over which the learning rate rises.
         final_rate: Learning rate at the end over its peak; it falls along a cosine.
         gradient_clip: Largest norm of the gradient.
         beta2: AdamW's second momentum.
         evaluations: Points of the learning curve, one more if they do not divide the steps.
+        optimizer: ``"adamw"``, or ``"sgd"`` with momentum 0.9.
 
     Raises:
         ValueError: If a value is out of range.
@@ -40,6 +41,7 @@ class Training:
     gradient_clip: float = 1.0
     beta2: float = 0.95
     evaluations: int = 8
+    optimizer: Literal["adamw", "sgd"] = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "evaluations"):
@@ -50,6 +52,8 @@ class Training:
             raise ValueError(
                 f"training.evaluations must be at most steps={self.steps}, got {self.evaluations}"
             )
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"training.optimizer must be 'adamw' or 'sgd', got {self.optimizer!r}")
         for name, low, high in (
             ("weight_decay", 0.0, sys.float_info.max),
             ("warmup", 0.0, 1.0),
@@ -101,7 +105,11 @@ def _is_finite(value: Any) -> bool:
 
 @runtime_checkable
 class Task(Protocol):
-    """One setting of a task: its data, and the module that trains a model on it."""
+    """One setting of a task: its data, and the module that trains a model on it.
+
+    A task whose training examples are counted may also have ``batches_per_epoch(batch_size)``, the number of
+    batches in a pass over them; ``gatework fit`` needs it for a training whose length is said in epochs.
+    """
 
     quality: Quality
 
@@ -123,8 +131,11 @@ class Task(Protocol):
     def train_batches(self, batch_size: int, *, steps: int, seed: int) -> Iterable[TokenBatch]:
         """Return training batches: the data are the task's, only their order follows from ``seed``."""
 
+    def validation_batches(self) -> Iterable[TokenBatch]:
+        """Return the batches to choose by (learning rates, checkpoints); none of them is test data."""
+
     def test_batches(self) -> Iterable[TokenBatch]:
-        """Return the batches to evaluate on."""
+        """Return the batches to report on, which nothing was chosen by."""
 
     def module(self, model: GateworkForCausalLM, training: Training, learning_rate: float) -> NextTokenModule:
         """Return the Lightning module that trains ``model``."""
