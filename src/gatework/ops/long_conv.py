@@ -4,6 +4,8 @@ The global mixing of long convolutions, Hyena, H3 and BaseConv (arXiv:2302.06646
 arXiv:2302.10866, section 3; arXiv:2312.04927, section 4).
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -48,10 +50,39 @@ def causal_conv(
     compute = torch.promote_types(x.dtype, torch.float32)
     size = _fft_size(length + kernel.shape[1] - 1)
     # FFTs along the innermost axis are twice as fast as along the middle one, for the price of a transpose.
-    x_spectrum = torch.fft.rfft(x.to(compute).transpose(1, 2), n=size)
-    kernel_spectrum = torch.fft.rfft(kernel.to(compute), n=size)
-    y: Tensor = torch.fft.irfft(x_spectrum * kernel_spectrum, n=size)[..., :length]
+    y: Tensor = _FourierConv.apply(x.to(compute).transpose(1, 2), kernel.to(compute), size)
     return y.transpose(1, 2).to(x.dtype)
+
+
+class _FourierConv(torch.autograd.Function):
+    """Circular convolution of ``(batch, channels, length)`` with ``(channels, taps)``, cut to ``length``.
+
+    PyTorch differentiates a real transform by a complex one, which is twice the work; the gradients here are
+    products of real transforms, and that of the filter is summed over the batch before it is transformed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, size: int) -> Tensor:
+        x_spectrum, kernel_spectrum = torch.fft.rfft(x, n=size), torch.fft.rfft(kernel, n=size)
+        ctx.save_for_backward(x, kernel, x_spectrum, kernel_spectrum)
+        ctx.size = size
+        y: Tensor = torch.fft.irfft(x_spectrum * kernel_spectrum, n=size)[..., : x.shape[-1]]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, kernel, x_spectrum, kernel_spectrum = ctx.saved_tensors
+        size = ctx.size
+        if torch.is_grad_enabled():  # somebody will differentiate this once more
+            x_spectrum, kernel_spectrum = torch.fft.rfft(x, n=size), torch.fft.rfft(kernel, n=size)
+        spectrum = torch.fft.rfft(grad, n=size)
+        grad_x = grad_kernel = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.fft.irfft(spectrum * kernel_spectrum.conj(), n=size)[..., : x.shape[-1]]
+        if ctx.needs_input_grad[1]:
+            products = (spectrum * x_spectrum.conj()).sum(0)
+            grad_kernel = torch.fft.irfft(products, n=size)[..., : kernel.shape[-1]]
+        return grad_x, grad_kernel, None
 
 
 def causal_conv_tail(
