@@ -10,6 +10,8 @@ from gatework.study.quantities import (
     NOT_MEASURED,
     format_bytes,
     format_count,
+    format_difference,
+    format_flops,
     format_quality,
     format_rate,
     format_ratio,
@@ -18,7 +20,8 @@ from gatework.study.quantities import (
 )
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-SUFFIXES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SUFFIXES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+FLOPS = {f"{suffix}FLOP": value for suffix, value in SUFFIXES.items()}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,14 @@ SUFFIXES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
         (format_count(999.6), "1k"),
         (format_count(1_234_567), "1.23M"),
         (format_rate(12_345), "12.3k tokens/s"),
+        (format_flops(1.5e12), "1.5 TFLOP"),
+        (format_flops(2.34e15), "2.34 PFLOP"),
+        (format_flops(7), "7 FLOP"),
+        (format_flops(None), NOT_MEASURED),
+        (format_difference(0.0123), "+0.012"),
+        (format_difference(-0.0123, "bits"), "−0.012 bits"),
+        (format_difference(-0.0001), "0.000"),
+        (format_difference(1234.5), "+1234"),
         (format_seconds(0.012), "12 ms"),
         (format_seconds(0.9996), "1 s"),
         (format_seconds(59.96), "1 min 00 s"),
@@ -58,7 +69,8 @@ def test_what_was_not_measured_is_no_number(write):
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**15))
 def test_writing_keeps_the_value(value):
-    for text, units in ((format_bytes(value), UNITS), (format_count(value), SUFFIXES)):
+    written = ((format_bytes(value), UNITS), (format_count(value), SUFFIXES), (format_flops(value), FLOPS))
+    for text, units in written:
         number, unit = re.fullmatch(r"([\d.]+) ?(\w*)", text).groups()
         assert float(number) * units[unit] == pytest.approx(value, rel=0.006)
         assert len(number.replace(".", "")) <= 4

@@ -3,13 +3,15 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import platform
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatework.study.files import StudyError
-from gatework.study.results import ResultStore, check_result, finite_json, write_table
+from gatework.files import FileError
+from gatework.study.results import ResultStore, check_result, finite_json, no_metrics, write_table
 from tests.study.fakes import make_study, result_of
 
 
@@ -35,12 +37,16 @@ def test_what_is_written_is_read(store, run):
 
 
 def test_strays_of_a_killed_writer_are_deleted_and_nothing_else(store, tmp_path):
-    strays = [store.folder / ".abc.json.7.tmp", store.folder / "abc.tmp", tmp_path / ".study.json.7.tmp"]
-    kept = [tmp_path / "notes.tmp", store.folder / "README.txt"]
-    for path in strays + kept:
+    dead, alive = (f"{platform.node()}.{process}.tmp" for process in (2**22 + 1, os.getppid()))
+    strays = [store.folder / f".abc.json.{dead}", tmp_path / f".study.json.{dead}"]
+    old = store.folder / ".abc.json.elsewhere.7.tmp"
+    kept = [tmp_path / "notes.tmp", store.folder / "README.txt", store.folder / f".abc.json.{alive}"]
+    kept.append(store.folder / ".def.json.elsewhere.7.tmp")  # somebody who shares the disk is writing
+    for path in [*strays, old, *kept]:
         path.write_text("half")
+    os.utime(old, (0, 0))
     store.prepare()
-    assert not any(path.exists() for path in strays)
+    assert not any(path.exists() for path in [*strays, old])
     assert all(path.exists() for path in kept)
     assert store.read_all() == {}
 
@@ -49,31 +55,31 @@ def test_strays_of_a_killed_writer_are_deleted_and_nothing_else(store, tmp_path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "wandb/9"}, "format must be 'gatework.result/1', got 'wandb/9'"),
+        ({"format": "wandb/9"}, "format must be 'gatework.result/2', got 'wandb/9'"),
         ({"run_id": "0" * 16}, "run_id must be the hash of its spec"),
         ({"status": "great"}, "status must be one of finished, diverged, failed, got 'great'"),
         ({"spec": {}}, "its spec is invalid: spec lacks"),
         ({"spec": None}, "its spec is invalid"),
         ({"message": 3}, "message must be text or null"),
         ({"metrics": None}, "a finished run must have metrics"),
-        ({"metrics": {"quality": 1}}, "metrics must hold quality, loss and slices"),
+        ({"metrics": {"quality": 1}}, "metrics must hold quality, loss, validation_quality, validation_loss"),
         (
-            {"metrics": {"quality": "good", "loss": 1, "slices": {}}},
+            {"metrics": no_metrics() | {"quality": "good", "loss": 1, "slices": {}}},
             "'quality' must be a finite number or null",
         ),
         (
-            {"metrics": {"quality": True, "loss": 1, "slices": {}}},
+            {"metrics": no_metrics() | {"quality": True, "loss": 1, "slices": {}}},
             "'quality' must be a finite number or null",
         ),
         (
-            {"metrics": {"quality": 10**400, "loss": 1, "slices": {}}},
+            {"metrics": no_metrics() | {"quality": 10**400, "loss": 1, "slices": {}}},
             "'quality' must be a finite number or null",
         ),
         (
-            {"metrics": {"quality": 1, "loss": math.nan, "slices": {}}},
+            {"metrics": no_metrics() | {"quality": 1, "loss": math.nan, "slices": {}}},
             "'loss' must be a finite number or null",
         ),
-        ({"metrics": {"quality": 1, "loss": 1, "slices": []}}, "slices must be an object"),
+        ({"metrics": no_metrics() | {"quality": 1, "loss": 1, "slices": []}}, "slices must be an object"),
         ({"cost": {"parameters": [1]}}, "cost: 'parameters' must be"),
         ({"curve": {}}, "curve must be a list or null"),
         ({"curve": [3]}, "curve must be an object"),
@@ -87,7 +93,7 @@ def test_invalid_results_are_neither_written_nor_read(store, run, change, messag
     assert not store.path(run.run_id).exists()
     text = json.dumps(result)
     store.path(run.run_id).write_text(text)
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(FileError) as caught:
         store.read_all()
     assert str(store.path(run.run_id)) in str(caught.value)
     assert "move it away to have that run repeated" in str(caught.value)
@@ -99,7 +105,7 @@ def test_invalid_results_are_neither_written_nor_read(store, run, change, messag
 def test_a_result_under_another_name_is_refused(store, run):
     store.write(result_of(run.to_json()))
     store.path(run.run_id).rename(store.path("f" * 16))
-    with pytest.raises(StudyError, match=f"ffff.json is the result of another run, {run.run_id}"):
+    with pytest.raises(FileError, match=f"ffff.json is the result of another run, {run.run_id}"):
         store.read_all()
 
 
@@ -129,7 +135,7 @@ def test_a_damaged_file_is_a_typed_error_or_a_valid_result(scratch, flips, lost)
     message = f"{path}"
     try:
         check_result(store.read(run.run_id))
-    except StudyError as error:
+    except FileError as error:
         message = str(error)
     assert message.count(str(path)) == 1
     assert "\n" not in message

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatework.study.files import StudyError
+from gatework.files import FileError
 from gatework.study.spec import Quality, RunSpec, StudySpec, canonical_json, spec_hash
 
 SPEC = {
@@ -131,14 +131,16 @@ def test_a_study_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "gatework.study/2"}, "format must be 'gatework.study/1', got 'gatework.study/2'"),
+        ({"format": "gatework.study/9"}, "format must be 'gatework.study/2', got 'gatework.study/9'"),
         ({"runs": []}, "runs must hold at least one run"),
         ({"runs": [SPEC, SPEC]}, "runs must differ, got twice: base_conv"),
         ({"runs": [SPEC | {"task": "text"}]}, "task 'recall', got 'text'"),
         ({"runs": {}}, "runs must be a list"),
         ({"runs": [SPEC | {"width": None}]}, "width must be an integer"),
         ({"notes": "one"}, "notes must be a list"),
-        ({"notes": [1]}, "notes must be a list of sentences"),
+        ({"notes": [1]}, "notes must be a list of texts"),
+        ({"plugins": "mine"}, "plugins must be a list"),
+        ({"budget_kind": "luck"}, "budget_kind must be one of steps, tokens, flops, seconds, got 'luck'"),
         ({"title": None}, "title must be text"),
         ({"quality": None}, "quality must be an object"),
         ({"quality": {"name": "accuracy"}}, "quality lacks better, chance, range, unit"),
@@ -147,7 +149,7 @@ def test_a_study_survives_its_file(tmp_path):
 )
 def test_a_broken_study_file_is_refused(tmp_path, change, message):
     (tmp_path / "study.json").write_text(json.dumps(study().to_json() | change))
-    with pytest.raises(StudyError, match=message) as caught:
+    with pytest.raises(FileError, match=message) as caught:
         StudySpec.read(tmp_path)
     assert str(tmp_path / "study.json") in str(caught.value)
 
@@ -180,7 +182,7 @@ def test_a_broken_quality_is_refused(change, message):
 
 @pytest.mark.bad_input
 def test_a_directory_without_a_study(tmp_path):
-    with pytest.raises(StudyError, match=r"holds no study: it has no study\.json"):
+    with pytest.raises(FileError, match=r"holds no study: it has no study\.json"):
         StudySpec.read(tmp_path)
     with pytest.raises(ValueError, match="format must be"):
         StudySpec.from_json([])

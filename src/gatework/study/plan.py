@@ -132,9 +132,27 @@ def check_runs(runs: Sequence[RunSpec]) -> None:
 
 
 def make_study(
-    name: str, runs: Sequence[RunSpec], *, command: str, title: str | None = None, notes: Sequence[str] = ()
+    name: str,
+    runs: Sequence[RunSpec],
+    *,
+    command: str,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    budget: str | None = None,
+    budget_kind: str = "steps",
+    plugins: Sequence[str] = (),
 ) -> StudySpec:
     """Put a checked grid and the facts that its page must state into a study.
+
+    Args:
+        name: Name of the study.
+        runs: Its grid.
+        command: The command line that resumes it.
+        title: Heading of the page.
+        notes: Sentences for the page.
+        budget: What is held equal, in words, from :func:`~gatework.study.budget.apply_budget`.
+        budget_kind: What is held equal, in one word.
+        plugins: Modules that workers import first.
 
     Raises:
         ValueError: If there is no run, or something in it is empty or doubled.
@@ -144,7 +162,8 @@ def make_study(
     tasks = {run.setting_name: create_task(run.task, run.setting) for run in runs}
     facts = list(notes) + _training_facts(runs)
     for setting, task in tasks.items():
-        facts += [f"{setting}: {sentence}" for sentence in task.describe()]
+        prefix = f"{setting}: " if len(tasks) > 1 else ""
+        facts += [prefix + sentence for sentence in task.describe()]
     quality = next(iter(tasks.values())).quality
     return StudySpec(
         name=name,
@@ -154,11 +173,14 @@ def make_study(
         quality=quality,
         runs=runs,
         notes=facts,
+        budget=budget or "the same training steps for every mixer",
+        budget_kind=budget_kind,
+        plugins=tuple(plugins),
     )
 
 
 def _training_facts(runs: Sequence[RunSpec]) -> list[str]:
-    """Say what is held equal, and how learning rates were fixed."""
+    """Say how everything is trained, and where the learning rates come from."""
     from gatework.study.run import make_training
 
     training = make_training(runs[0].training)
@@ -168,8 +190,10 @@ def _training_facts(runs: Sequence[RunSpec]) -> list[str]:
     listed = "; ".join(
         f"{mixer} {', '.join(f'{rate:g}' for rate in sorted(values))}" for mixer, values in rates.items()
     )
+    tried = any(len(values) > 1 for values in rates.values())
+    origin = "tried" if tried else "fixed before the study ran"
     return [
-        f"Held equal: {training.steps} steps of {training.batch_size} sequences, the same data for every "
-        f"mixer; AdamW, weight decay {training.weight_decay:g}, cosine schedule.",
-        f"Learning rates, fixed before the study ran: {listed}.",
+        f"Batches of {training.batch_size} sequences, the same data for every mixer; AdamW, weight decay "
+        f"{training.weight_decay:g}, cosine schedule.",
+        f"Learning rates {origin}: {listed}.",
     ]

@@ -10,7 +10,7 @@ import math
 
 NOT_MEASURED = "–"
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
-_DECIMAL = ("", "k", "M", "G", "T")
+_DECIMAL = ("", "k", "M", "G", "T", "P", "E")
 
 
 def format_bytes(value: int | float | None) -> str:
@@ -26,6 +26,18 @@ def format_count(value: int | float | None) -> str:
 def format_rate(value: int | float | None) -> str:
     """Write a throughput: ``12345`` is ``12.3k tokens/s``."""
     return NOT_MEASURED if value is None else f"{format_count(value)} tokens/s"
+
+
+def format_flops(value: int | float | None) -> str:
+    """Write a number of floating-point operations: ``1.5e12`` is ``1.5 TFLOP``."""
+    return NOT_MEASURED if value is None else f"{_scaled(value, 1000.0, _DECIMAL, separator=' ')}FLOP"
+
+
+def format_difference(value: int | float, unit: str = "") -> str:
+    """Write a difference of two qualities with its sign: ``0.0123`` is ``+0.012``."""
+    number = format_quality(abs(value))
+    sign = "" if float(number) == 0 else "+" if value > 0 else "−"
+    return f"{sign}{number} {unit}" if unit else f"{sign}{number}"
 
 
 def format_seconds(value: int | float | None) -> str:

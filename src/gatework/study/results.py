@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatework.study.files import StudyError, read_json, write_atomically
-from gatework.study.spec import RunSpec, is_finite_number
+from gatework.files import read_json, remove_leftovers, write_atomically
+from gatework.study.spec import RunSpec, StudyError, is_finite_number
 
-RESULT_FORMAT = "gatework.result/1"
+RESULT_FORMAT = "gatework.result/2"
 STATUSES = ("finished", "diverged", "failed")
+#: Numbers of a run on test data, and on the validation data that learning rates are chosen by.
+METRICS = ("quality", "loss", "validation_quality", "validation_loss")
 _KEYS = {
     "format",
     "run_id",
@@ -47,14 +49,14 @@ class ResultStore:
         """Make the folder, and delete what a killed writer left: temporary files that never got their name.
 
         Raises:
-            StudyError: If the folder cannot be made or cleaned.
+            FileError: If the folder cannot be made.
         """
         try:
             self.folder.mkdir(exist_ok=True)
-            for stray in (*self.folder.glob("*.tmp"), *self.folder.parent.glob(".*.tmp")):
-                stray.unlink()
         except OSError as error:
-            raise StudyError(f"cannot prepare {self.folder}: {error.strerror or error}") from error
+            raise StudyError(f"cannot make {self.folder}: {error.strerror or error}") from error
+        for folder in (self.folder, self.folder.parent):
+            remove_leftovers(folder)
 
     def write(self, result: Mapping[str, Any]) -> None:
         """Store the result of one ended run, instead of an earlier one of the same run.
@@ -64,7 +66,7 @@ class ResultStore:
 
         Raises:
             ValueError: If it is no such result.
-            StudyError: If it cannot be written; an earlier result is then still there.
+            FileError: If it cannot be written; an earlier result is then still there.
         """
         check_result(result)
         text = json.dumps(result, indent=1, allow_nan=False)
@@ -74,7 +76,7 @@ class ResultStore:
         """Return the result of one run.
 
         Raises:
-            StudyError: If its file is missing, broken, or not the result that its name says.
+            FileError: If its file is missing, broken, or not the result that its name says.
         """
         path = self.path(run_id)
         remedy = "restore it from a copy, or move it away to have that run repeated"
@@ -91,7 +93,7 @@ class ResultStore:
         """Return every stored result by run id.
 
         Raises:
-            StudyError: If one of the files is broken or foreign: none is ever skipped.
+            FileError: If one of the files is broken or foreign: none is ever skipped.
         """
         return {path.stem: self.read(path.stem) for path in sorted(self.folder.glob("*.json"))}
 
@@ -122,12 +124,17 @@ def check_result(result: Mapping[str, Any]) -> None:
     _check_numbers(result)
 
 
+def no_metrics() -> dict[str, Any]:
+    """Return the metrics of a run that has none: it diverged, failed or is missing."""
+    return {**dict.fromkeys(METRICS), "slices": {}}
+
+
 def _check_numbers(result: Mapping[str, Any]) -> None:
     """Check metrics, cost, curve and environment: objects of finite numbers, where they are not null."""
     metrics = result["metrics"]
     if metrics is not None:
-        if not isinstance(metrics, dict) or not {"quality", "loss", "slices"} <= set(metrics):
-            raise ValueError(f"metrics must hold quality, loss and slices, got {metrics!r:.80}")
+        if not isinstance(metrics, dict) or not {*METRICS, "slices"} <= set(metrics):
+            raise ValueError(f"metrics must hold {', '.join(METRICS)} and slices, got {metrics!r:.80}")
         _check_table("metrics", {name: metrics[name] for name in metrics if name != "slices"})
         _check_table("slices", metrics["slices"])
     if result["cost"] is not None:
@@ -168,7 +175,7 @@ def write_table(path: Path, runs: Sequence[RunSpec], results: Mapping[str, Mappi
         results: Stored results by run id.
 
     Raises:
-        StudyError: If it cannot be written.
+        FileError: If it cannot be written.
     """
     rows = [_row(run, results.get(run.run_id)) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -181,7 +188,7 @@ def write_table(path: Path, runs: Sequence[RunSpec], results: Mapping[str, Mappi
 
 def _row(run: RunSpec, result: Mapping[str, Any] | None) -> dict[str, Any]:
     result = result or {"status": "missing"}
-    metrics = result.get("metrics") or {"quality": None, "loss": None, "slices": {}}
+    metrics = result.get("metrics") or no_metrics()
     return {
         "run_id": run.run_id,
         "task": run.task,
@@ -191,8 +198,7 @@ def _row(run: RunSpec, result: Mapping[str, Any] | None) -> dict[str, Any]:
         "learning_rate": run.learning_rate,
         "seed": run.seed,
         "status": result["status"],
-        "quality": metrics["quality"],
-        "loss": metrics["loss"],
+        **{name: metrics[name] for name in METRICS},
         **(result.get("cost") or {}),
         **{f"slice {name}": value for name, value in metrics["slices"].items()},
         "layers": json.dumps(run.layers),

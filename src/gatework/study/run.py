@@ -1,13 +1,11 @@
-"""One run of a study: build task and model from a spec, train, evaluate, measure."""
+"""One run of a study: build task and model from a spec, train, choose by validation, report on test data."""
 
 from __future__ import annotations
 
 import platform
 import statistics
 import time
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -15,17 +13,19 @@ from typing import Any
 import lightning
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from gatework import __version__
 from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.registry import suggestion
-from gatework.study.results import RESULT_FORMAT
+from gatework.study.flops import step_cost
+from gatework.study.results import RESULT_FORMAT, no_metrics
 from gatework.study.spec import RunSpec
 from gatework.tasks import create_task
 from gatework.tasks.next_token import DivergedError, NextTokenModule
 from gatework.tasks.task import Task, Training
+from gatework.training.options import TrainerOptions
+from gatework.training.trainer import make_trainer, quiet
 
 _FLOAT_BYTES = 4
 
@@ -34,7 +34,8 @@ def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Train one model and return its result as JSON.
 
     Weights and the order of the data follow from the spec's seed, the data from its setting alone, so that
-    every mixer reads the same. Training that stops being finite is a result, with status ``"diverged"``.
+    every mixer reads the same. The learning curve is of validation data; test data are read once, after the
+    last step. Training that stops being finite is a result, with status ``"diverged"``.
 
     Args:
         spec: A run as :class:`~gatework.study.spec.RunSpec` writes it.
@@ -52,13 +53,17 @@ def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
     module = task.module(model, training, run.learning_rate)
     batches = task.train_batches(training.batch_size, steps=training.steps, seed=run.seed)
     recorder = _Recorder()
-    message = None
+    metrics, message = no_metrics(), None
     try:
-        with _quiet():
-            trainer = _trainer(training, recorder)
-            trainer.fit(module, batches, task.test_batches())
-            if recorder.curve[-1]["step"] < training.steps:  # what is reported is the model after the last
-                trainer.validate(module, task.test_batches(), verbose=False)
+        with quiet():
+            trainer = make_trainer(
+                TrainerOptions(accelerator="cpu"),
+                steps=training.steps,
+                validate_every=training.steps // training.evaluations,
+                callbacks=[recorder],
+            )
+            trainer.fit(module, batches, task.validation_batches())
+            metrics = _evaluate(trainer, module, task, recorder)
     except DivergedError as error:
         message = str(error)
     return {
@@ -67,7 +72,7 @@ def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
         "spec": run.to_json(),
         "status": "finished" if message is None else "diverged",
         "message": message,
-        "metrics": _metrics(module, diverged=message is not None),
+        "metrics": metrics,
         "cost": _cost(model, task, recorder),
         "curve": recorder.curve,
         "environment": _environment(),
@@ -118,7 +123,7 @@ class _Recorder(Callback):
         self.curve: list[dict[str, Any]] = []
         self.steps = 0
         self.tokens = 0
-        self.largest: TokenBatch | None = None
+        self.examples: dict[torch.Size, TokenBatch] = {}
         self._seconds: dict[torch.Size, list[float]] = {}
         self._losses: list[float] = []
         self._step_started = 0.0
@@ -135,8 +140,7 @@ class _Recorder(Callback):
         self._seconds.setdefault(batch.inputs.shape, []).append(seconds)
         self.steps += 1
         self.tokens += batch.inputs.numel()
-        if self.largest is None or batch.inputs.numel() > self.largest.inputs.numel():
-            self.largest = batch
+        self.examples.setdefault(batch.inputs.shape, batch)
         self._losses.append(float(outputs["loss"]))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -154,6 +158,11 @@ class _Recorder(Callback):
             }
         )
 
+    def batches(self) -> Iterator[tuple[TokenBatch, int]]:
+        """Yield a batch of each shape that was trained on, and how many there were."""
+        for shape, example in self.examples.items():
+            yield example, len(self._seconds[shape])
+
     def seconds(self) -> float:
         """Time of all training steps, evaluation not counted."""
         return sum(map(sum, self._seconds.values()))
@@ -164,81 +173,35 @@ class _Recorder(Callback):
         return self.tokens / typical if typical else None
 
 
-def _trainer(training: Training, recorder: _Recorder) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=training.steps,
-        max_epochs=-1,
-        val_check_interval=training.steps // training.evaluations,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        callbacks=[recorder],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice on loaders and hardware out of a study's progress."""
-    import logging
-
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _metrics(module: NextTokenModule, *, diverged: bool) -> dict[str, Any]:
-    if diverged or not module.summary:
-        return {"quality": None, "loss": None, "slices": {}}
-    return {"quality": module.quality(), "loss": module.summary["loss"], "slices": module.summary["slices"]}
-
-
-def _cost(model: GateworkForCausalLM, task: Task, recorder: _Recorder) -> dict[str, Any]:
-    largest = recorder.largest
+def _evaluate(trainer: Trainer, module: NextTokenModule, task: Task, recorder: _Recorder) -> dict[str, Any]:
+    """Score the model after its last step, on validation data and then, once, on test data."""
+    last = recorder.curve[-1] if recorder.curve else None
+    if last is None or last["step"] < recorder.steps:
+        trainer.validate(module, task.validation_batches(), verbose=False)
+        last = recorder.curve[-1]
+    trainer.test(module, task.test_batches(), verbose=False)
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "state_bytes": model.state_size(task.length) * _FLOAT_BYTES,
-        "activation_bytes": None if largest is None else activation_bytes(model, largest),
-        "seconds": recorder.seconds(),
-        "tokens_per_second": recorder.tokens_per_second(),
+        "quality": module.quality(),
+        "loss": module.summary["loss"],
+        "validation_quality": last["quality"],
+        "validation_loss": last["loss"],
+        "slices": module.summary["slices"],
     }
 
 
-def activation_bytes(model: GateworkForCausalLM, batch: TokenBatch) -> int:
-    """Return the bytes that one training step keeps for its backward pass, parameters not counted.
-
-    Counted are the distinct storages that autograd saves, so the number repeats exactly and does not depend
-    on what else the process does.
-    """
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def save(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    # A batch cut out of a data set shares the storage of the whole: a copy is what a step would hold.
-    inputs, labels = batch.inputs.clone(), batch.labels.clone()
-    was_training = model.training
-    model.train()
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        loss = model(inputs, shift_labels=labels).loss
-    del loss
-    model.train(was_training)
-    return sum(kept.values())
+def _cost(model: GateworkForCausalLM, task: Task, recorder: _Recorder) -> dict[str, Any]:
+    steps = [(step_cost(model, batch), count) for batch, count in recorder.batches()]
+    flops = sum(step.flops * count for step, count in steps)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "state_bytes": model.state_size(task.length) * _FLOAT_BYTES,
+        "activation_bytes": max((step.activation_bytes for step, _ in steps), default=None),
+        "flops_per_token": flops / recorder.tokens if recorder.tokens else None,
+        "training_flops": flops,
+        "training_tokens": recorder.tokens,
+        "seconds": recorder.seconds(),
+        "tokens_per_second": recorder.tokens_per_second(),
+    }
 
 
 def _environment() -> dict[str, Any]:

@@ -12,11 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gatework.study.files import StudyError, read_json
+from gatework.files import FileError, read_json
 from gatework.tasks.task import Quality
 
-STUDY_FORMAT = "gatework.study/1"
+STUDY_FORMAT = "gatework.study/2"
 STUDY_FILE = "study.json"
+#: What a comparison may hold equal between mixers.
+BUDGETS = ("steps", "tokens", "flops", "seconds")
+
+
+class StudyError(FileError):
+    """A study cannot start or go on; the message is one line that says what to do."""
 
 
 def canonical_json(value: Any) -> str:
@@ -132,7 +138,10 @@ class StudySpec:
         title: Heading of the page.
         quality: The headline number.
         runs: Every run of the grid, each once.
-        notes: Sentences the page must show: data, budget, what was fixed beforehand.
+        notes: Sentences the page must show: data, what was fixed beforehand.
+        budget: A sentence on what is held equal between the mixers.
+        budget_kind: What that is, one of :data:`BUDGETS`.
+        plugins: Modules of the user's own that workers import before the first run.
         created: When, in ISO 8601.
 
     Raises:
@@ -146,15 +155,22 @@ class StudySpec:
     quality: Quality
     runs: Sequence[RunSpec]
     notes: Sequence[str] = ()
+    budget: str = "the same training steps for every mixer"
+    budget_kind: str = "steps"
+    plugins: Sequence[str] = ()
     created: str = field(default_factory=_now)
 
     def __post_init__(self) -> None:
-        for name in ("name", "task", "command", "title", "created"):
+        for name in ("name", "task", "command", "title", "budget", "created"):
             _check_text(name, getattr(self, name))
+        if self.budget_kind not in BUDGETS:
+            raise ValueError(f"budget_kind must be one of {', '.join(BUDGETS)}, got {self.budget_kind!r}")
         if not self.runs:
             raise ValueError("runs must hold at least one run, got none")
-        if isinstance(self.notes, str) or not all(isinstance(note, str) for note in self.notes):
-            raise TypeError(f"notes must be a list of sentences, got {self.notes!r}")
+        for name in ("notes", "plugins"):
+            values = getattr(self, name)
+            if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+                raise TypeError(f"{name} must be a list of texts, got {values!r}")
         seen: set[str] = set()
         for run in self.runs:
             if run.task != self.task:
@@ -165,12 +181,13 @@ class StudySpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``study.json`` holds."""
-        texts = {name: getattr(self, name) for name in ("name", "task", "command", "created", "title")}
+        texts = ("name", "task", "command", "created", "title", "budget", "budget_kind")
         return {
             "format": STUDY_FORMAT,
-            **texts,
+            **{name: getattr(self, name) for name in texts},
             "quality": asdict(self.quality),
             "notes": list(self.notes),
+            "plugins": list(self.plugins),
             "runs": [run.to_json() for run in self.runs],
         }
 
@@ -187,7 +204,7 @@ class StudySpec:
             raise ValueError(f"format must be {STUDY_FORMAT!r}, got {found!r:.80}")
         _check_keys("study", value, {"format", *(entry.name for entry in fields(cls))})
         _check_keys("quality", value["quality"], {entry.name for entry in fields(Quality)})
-        for name in ("runs", "notes"):
+        for name in ("runs", "notes", "plugins"):
             if not isinstance(value[name], list):
                 raise TypeError(f"{name} must be a list, got {value[name]!r:.80}")
         quality = dict(value["quality"])
@@ -210,7 +227,7 @@ class StudySpec:
         remedy = "restore it from a copy, or choose another directory"
         try:
             return cls.from_json(read_json(path, remedy=remedy))
-        except StudyError:
+        except FileError:
             raise
         except (TypeError, ValueError) as error:
             raise StudyError(f"{path} is no valid study: {error}; {remedy}") from error

@@ -1,0 +1,183 @@
+"""What a comparison holds equal: training steps, tokens, arithmetic, or time.
+
+A budget becomes a number of steps for every run before anything is trained, so that the plan of a study is
+fixed and each run's learning-rate schedule ends where its budget does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatework.files import read_json, write_atomically
+from gatework.registry import suggestion
+from gatework.study.quantities import format_count, format_seconds
+from gatework.study.spec import BUDGETS, RunSpec, spec_hash
+
+if TYPE_CHECKING:
+    from gatework.data.segment import TokenBatch
+    from gatework.tasks.task import Training
+
+CALIBRATION_FILE = "calibration.json"
+#: Training batches whose shapes stand for all.
+_SAMPLED_BATCHES = 1000
+_PROBED_STEPS = 24
+
+
+def apply_budget(
+    runs: Sequence[RunSpec], kind: str, amount: float | None, *, directory: Path, num_threads: int
+) -> tuple[list[RunSpec], str]:
+    """Give every run the number of steps that its budget pays for.
+
+    Args:
+        runs: The grid, each run with the steps of its ``training``.
+        kind: ``"steps"``, ``"tokens"``, ``"flops"`` (of training, see
+            :class:`~gatework.study.flops.FlopCounter`) or ``"seconds"`` (of training steps, on this machine).
+        amount: How much of it each run gets. By default what the first mixer needs for its ``steps``, at the
+            same width and in the same setting; for tokens, in the first setting.
+        directory: The study directory, where measured speeds are kept: a resumed study must plan the same.
+        num_threads: Threads that a worker will have.
+
+    Returns:
+        The runs with their steps, and a sentence that says what is held equal.
+
+    Raises:
+        ValueError: If there is no such kind, ``amount`` is not positive, or it pays for less than one step.
+    """
+    if kind not in BUDGETS:
+        raise ValueError(f"budget {kind!r} is not known{suggestion(str(kind), list(BUDGETS))}")
+    if amount is not None and not (isinstance(amount, int | float) and isfinite(amount) and amount > 0):
+        raise ValueError(f"budget_amount must be a positive number of {kind}, got {amount!r}")
+    if kind == "steps":
+        planned = [_with_steps(run, int(amount)) for run in runs] if amount else list(runs)
+        return planned, _steps_sentence(planned)
+    price = _prices(kind, directory, num_threads)
+    if kind == "tokens" and amount is None:
+        amount = price(runs[0]) * make_steps(runs[0])
+    references: dict[tuple[str, int], float] = {}
+    planned = []
+    for run in runs:
+        reference = references.setdefault((run.setting_name, run.width), price(run) * make_steps(run))
+        available = reference if amount is None else amount
+        planned.append(_with_steps(run, int(available / price(run))))
+    return planned, _sentence(kind, amount, runs[0].mixer, planned)
+
+
+def make_steps(run: RunSpec) -> int:
+    """Return how many steps a run takes: those of its ``training``, or the default."""
+    return _training(run).steps
+
+
+def _training(run: RunSpec) -> Training:
+    from gatework.study.run import make_training
+
+    return make_training(run.training)
+
+
+def _with_steps(run: RunSpec, steps: int) -> RunSpec:
+    if steps < 1:
+        raise ValueError(
+            f"budget_amount pays for no training step of {run.mixer} at width {run.width}; raise it"
+        )
+    training = {**run.training, "steps": steps}
+    if _training(run).evaluations > steps:
+        training["evaluations"] = steps
+    return replace(run, training=training)
+
+
+def _prices(kind: str, directory: Path, num_threads: int) -> Callable[[RunSpec], float]:
+    """Return what one step of a run costs, measured once for all runs that differ in seed or rate only."""
+    known: dict[str, float] = {}
+    path = directory / CALIBRATION_FILE
+    stored: dict[str, Any] = {}
+    if kind == "seconds" and path.exists():
+        stored = read_json(path, remedy="move it away to have the speeds measured again")
+
+    def price(run: RunSpec) -> float:
+        key = spec_hash({**run.to_json(), "seed": 0, "learning_rate": 1.0, "mixer": "", "setting_name": ""})
+        if key in known:
+            return known[key]
+        if kind != "seconds":
+            known[key] = _step_tokens(run) if kind == "tokens" else _step_flops(run)
+            return known[key]
+        if key not in stored:
+            stored[key] = _step_seconds(run, num_threads)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(stored, indent=1) + "\n")
+        known[key] = float(stored[key])
+        return known[key]
+
+    return price
+
+
+def _sampled_batches(run: RunSpec) -> list[tuple[TokenBatch, float]]:
+    """Return a training batch of each shape, and which share of the first ones has that shape."""
+    from gatework.tasks import create_task
+
+    training = _training(run)
+    task = create_task(run.task, run.setting)
+    loader = task.train_batches(training.batch_size, steps=training.steps, seed=0)
+    batches = list(islice(loader, min(training.steps, _SAMPLED_BATCHES)))
+    examples = {batch.inputs.shape: batch for batch in batches}
+    counts = Counter(batch.inputs.shape for batch in batches)
+    return [(example, counts[shape] / len(batches)) for shape, example in examples.items()]
+
+
+def _step_tokens(run: RunSpec) -> float:
+    return sum(batch.inputs.numel() * share for batch, share in _sampled_batches(run))
+
+
+def _step_flops(run: RunSpec) -> float:
+    from gatework.models.language.decoder import GateworkForCausalLM
+    from gatework.study.flops import step_cost
+    from gatework.study.run import make_config
+    from gatework.tasks import create_task
+
+    model = GateworkForCausalLM(make_config(run, create_task(run.task, run.setting)))
+    return sum(step_cost(model, batch).flops * share for batch, share in _sampled_batches(run))
+
+
+def _step_seconds(run: RunSpec, num_threads: int) -> float:
+    """Train a few steps, as a worker would, and return the time of a typical one."""
+    import torch
+
+    from gatework.study.run import execute
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        steps = min(_PROBED_STEPS, make_steps(run))
+        probe = replace(run, seed=0, training={**run.training, "steps": steps, "evaluations": 1})
+        rate = execute(probe.to_json())["cost"]["tokens_per_second"]
+    finally:
+        torch.set_num_threads(threads)
+    return _step_tokens(run) / float(rate)
+
+
+def _steps_sentence(runs: Sequence[RunSpec]) -> str:
+    counts = sorted({make_steps(run) for run in runs})
+    return f"{', '.join(f'{count:,}' for count in counts)} training steps for every mixer"
+
+
+def _sentence(kind: str, amount: float | None, first: str, runs: Sequence[RunSpec]) -> str:
+    write: Mapping[str, Callable[[float], str]] = {
+        "tokens": lambda value: f"{format_count(value)} training tokens",
+        "flops": lambda value: f"{format_count(value)} floating-point operations of training",
+        "seconds": lambda value: (
+            f"{format_seconds(value)} of training steps, by the speed measured beforehand"
+        ),
+    }
+    unit = {"flops": "floating-point operations of training", "seconds": "seconds of training steps"}
+    if amount is not None:
+        what = f"{write[kind](amount)} for every mixer"
+    else:
+        what = f"the {unit[kind]} that {first} needs for its steps, at each width and in each setting"
+    steps = [make_steps(run) for run in runs]
+    between = f"{min(steps):,}" if min(steps) == max(steps) else f"between {min(steps):,} and {max(steps):,}"
+    return f"{what}: {between} steps"
