@@ -14,25 +14,34 @@ if TYPE_CHECKING:
     from gatework import masks, ops
     from gatework.checkpoints import CheckpointError, load_checkpoint
     from gatework.registry import create_mixer, list_mixers, register_mixer
+    from gatework.study.compare import compare
+    from gatework.study.study import Study
+    from gatework.tasks import register_task
 
 _HOMES = {
     "CheckpointError": "gatework.checkpoints",
+    "Study": "gatework.study.study",
+    "compare": "gatework.study.compare",
     "load_checkpoint": "gatework.checkpoints",
     "create_mixer": "gatework.registry",
     "list_mixers": "gatework.registry",
     "register_mixer": "gatework.registry",
+    "register_task": "gatework.tasks",
 }
 _SUBMODULES = ("masks", "ops")
 
 __all__ = [
     "CheckpointError",
+    "Study",
     "__version__",
+    "compare",
     "create_mixer",
     "list_mixers",
     "load_checkpoint",
     "masks",
     "ops",
     "register_mixer",
+    "register_task",
 ]
 
 

@@ -17,7 +17,7 @@ TINY = [
     "--training.steps=4",
     "--training.batch_size=8",
     "--training.evaluations=2",
-    "--workers=1",
+    "--workers=2",
 ]
 RECALL = ["--setting.input_seq_len=16", "--setting.num_kv_pairs=2", "--setting.vocab_size=32"]
 FEW = ["--setting.num_train=64", "--setting.num_test=16"]
@@ -74,7 +74,7 @@ def test_text_on_a_folder_of_ones_own(tmp_path):
         """
     )
     directory = tmp_path / "study"
-    assert main(["compare", "text", f"--config={config}", "--workers=1", f"--output={directory}"]) == 0
+    assert main(["compare", "text", f"--config={config}", "--workers=2", f"--output={directory}"]) == 0
     (result,) = [json.loads(path.read_text()) for path in (directory / "results").glob("*.json")]
     assert 0 < result["metrics"]["quality"] < 20
     assert result["spec"]["learning_rate"] == 0.01
@@ -97,7 +97,7 @@ def test_divergence_is_a_result(tmp_path):
     ("arguments", "message"),
     [
         (["compar"], "did you mean 'compare'"),
-        (["compare", "recal"], "invalid choice: 'recal'"),
+        (["compare", "recal"], "did you mean 'recall'"),
         (["compare", "recall", "--mixers=[atention]"], "did you mean 'attention'"),
         (["compare", "recall", "--mixers={}"], "at least one sequence mixer"),
         (["compare", "recall", "--setting.input_seq_len=15"], "input_seq_len"),
@@ -160,14 +160,25 @@ def test_help_and_list_answer_from_a_shell():
         assert done.stderr == ""
 
 
-def test_a_failed_run_fails_the_command(tmp_path, monkeypatch):
-    from gatework.study import engine
-
-    original = engine.run_study
-    monkeypatch.setattr(
-        engine,
-        "run_study",
-        lambda *args, **options: original(*args, **options, execute="tests.study.fakes:missing"),
-    )
+def test_a_failed_run_fails_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gatework.study.compare.EXECUTE", "tests.study.fakes:main")  # which takes no spec
     directory = tmp_path / "study"
-    assert main(["compare", "recall", *TINY, *RECALL, *FEW, f"--output={directory}"]) != 0
+    assert main(["compare", "recall", *TINY, *RECALL, *FEW, f"--output={directory}"]) == 1
+    assert "2 failed" in capsys.readouterr().err
+    assert (directory / "report.html").exists()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("option", ["mixers", "setting", "settings", "training", "model"])
+def test_no_option_imports_a_class(option, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trap.py").write_text("raise SystemExit('sprung')\nclass Trap: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    bait = {"class_path": "trap.Trap", "init_args": {}}
+    for value in (bait, {"x": bait}, {"x": json.dumps(bait)}):
+        config = tmp_path / "study.yaml"
+        config.write_text(json.dumps({option: value}))
+        for arguments in ([f"--config={config}"], [f"--{option}={json.dumps(value)}"]):
+            assert main(["compare", "recall", *arguments]) == 2
+            assert capsys.readouterr().err.startswith("gatework: error: ")
+    assert "trap" not in sys.modules

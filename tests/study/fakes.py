@@ -5,9 +5,11 @@ Run as a program (``python -m tests.study.fakes DIRECTORY GRID``), it is the par
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -15,7 +17,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from gatework.files import FileError
 from gatework.study import Quality, RunSpec, StudySpec, expand_grid, run_study
+from gatework.study.results import RESULT_FORMAT
 
 EXECUTE = "tests.study.fakes:execute"
 ROOT = Path(__file__).parents[2]
@@ -38,13 +42,23 @@ def execute(spec: dict[str, Any]) -> Any:
         sys.exit("this run leaves")
     elif deed == "raise" or (deed == "raise once" and not earlier):
         raise RuntimeError("the widget is out of cheese")
+    elif deed == "burn":
+        end = time.process_time() + 0.5
+        while time.process_time() < end:
+            pass
     elif deed == "return nothing":
         return None
     result = result_of(spec)
     if deed == "diverge":
         result |= {
             "status": "diverged",
-            "metrics": {"quality": float("nan"), "loss": float("inf"), "slices": {}},
+            "metrics": {
+                "quality": float("nan"),
+                "loss": float("inf"),
+                "validation_quality": float("nan"),
+                "validation_loss": float("inf"),
+                "slices": {},
+            },
         }
     elif deed == "environment":
         result["environment"] = {name: os.environ[name] for name in os.environ if name.endswith("_THREADS")}
@@ -57,12 +71,18 @@ def execute(spec: dict[str, Any]) -> Any:
 
 def result_of(spec: dict[str, Any]) -> dict[str, Any]:
     return {
-        "format": "gatework.result/1",
+        "format": RESULT_FORMAT,
         "run_id": RunSpec.from_json(spec).run_id,
         "spec": spec,
         "status": "finished",
         "message": None,
-        "metrics": {"quality": spec["width"] / 100, "loss": 0.5, "slices": {"num_kv_pairs=4": 0.25}},
+        "metrics": {
+            "quality": spec["width"] / 100,
+            "loss": 0.5,
+            "validation_quality": spec["width"] / 100,
+            "validation_loss": 0.5,
+            "slices": {"num_kv_pairs=4": 0.25},
+        },
         "cost": {"parameters": 10, "seconds": 0.05},
         "curve": [{"step": 1, "tokens": 64, "seconds": 0.1, "train_loss": None, "loss": 1.0, "quality": 0.5}],
         "environment": {"threads": 1},
@@ -127,12 +147,15 @@ def stored(directory: Path) -> set[str]:
     return {path.stem for path in (directory / "results").glob("*.json")}
 
 
-def start_parent(study: StudySpec, directory: Path, *, num_workers: int = 2) -> subprocess.Popen[str]:
-    """Run the study in a process of its own."""
+def start_parent(
+    study: StudySpec, directory: Path, *, num_workers: int = 2, executor: str = "local", fault: str = ""
+) -> subprocess.Popen[str]:
+    """Run the study in a process of its own, with a fault that :func:`plant` knows."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     grid = directory.with_name(f"{directory.name}-grid.json")
     grid.write_text(json.dumps(study.to_json()))
-    command = [sys.executable, "-m", "tests.study.fakes", str(directory), str(grid), str(num_workers)]
+    command = [sys.executable, "-m", "tests.study.fakes", str(directory), str(grid)]
+    command += [str(num_workers), executor, fault]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
@@ -146,11 +169,47 @@ def start_parent(study: StudySpec, directory: Path, *, num_workers: int = 2) -> 
     )
 
 
-def main(directory: str, grid: str, num_workers: str) -> int:
+def plant(fault: str) -> None:
+    """Make the nth call of a system function that stores files the last one, or the first of a full disk.
+
+    ``"kill:replace:5"`` kills this process when it is about to rename for the fifth time, and
+    ``"kill after:replace:5"`` when it has; from ``"full:fsync:5"`` on there is no space. With ``half``
+    instead of a function the nth file is cut short before its bytes are on the disk.
+    """
+    deed, name, number = fault.split(":")
+    function = "fsync" if name == "half" else name
+    real, calls = getattr(os, function), iter(range(1, int(number)))
+
+    def faulty(*arguments: Any) -> Any:
+        if name == "half" and not stat.S_ISREG(os.fstat(arguments[0]).st_mode):
+            return real(*arguments)  # a directory
+        if next(calls, None) is not None:
+            return real(*arguments)
+        if name == "half":
+            os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
+        elif deed == "kill after":
+            real(*arguments)
+        if deed != "full":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    setattr(os, function, faulty)
+
+
+def main(directory: str, grid: str, num_workers: str, executor: str, fault: str) -> int:
     # A shell that starts the tests in the background makes its children ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     study = StudySpec.from_json(json.loads(Path(grid).read_text()))
-    return run_study(study, Path(directory), execute=EXECUTE, num_workers=int(num_workers)).exit_code
+    if fault:
+        plant(fault)
+    try:
+        outcome = run_study(
+            study, Path(directory), execute=EXECUTE, executor=executor, num_workers=int(num_workers)
+        )
+    except FileError as error:
+        print(f"gatework: error: {error}", file=sys.stderr)
+        return 2
+    return outcome.exit_code
 
 
 if __name__ == "__main__":

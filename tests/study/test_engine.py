@@ -4,15 +4,20 @@ import csv
 import errno
 import json
 import os
+import platform
 import signal
+import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 
+from gatework.files import FileError
 from gatework.study import StudyError, StudySpec, run_study
-from gatework.study.results import ResultStore
+from gatework.study.engine import order
+from gatework.study.results import ResultStore, no_metrics
 from tests.study.fakes import (
     EXECUTE,
     executions,
@@ -64,7 +69,7 @@ def test_diverged_numbers_are_null(traces, directory):
     study = make_study(traces, deeds=("diverge",))
     go(study, directory)
     result = ResultStore(directory).read(study.runs[0].run_id)
-    assert result["metrics"] == {"quality": None, "loss": None, "slices": {}}
+    assert result["metrics"] == no_metrics()
 
 
 def test_failures_are_visible_and_tried_again(traces, directory):
@@ -89,6 +94,31 @@ def test_failures_are_visible_and_tried_again(traces, directory):
     assert {run.setting_name: counts[run.run_id] for run in study.runs} == dict.fromkeys(deeds, 2) | {
         "finish": 1
     }
+
+
+def test_the_cores_that_were_busy_are_counted(traces, directory, capsys):
+    study = make_study(traces, deeds=("burn",), seeds=[0, 1, 2, 3], seconds=0.0)
+    begun = time.monotonic()
+    outcome = run_study(study, directory, execute=EXECUTE, num_workers=2)
+    seconds = time.monotonic() - begun
+    assert 4 * 0.5 / seconds < outcome.cores_busy < 2.1
+    assert f"(4 executed now); {outcome.cores_busy:.2f} cores busy on average\n" in capsys.readouterr().err
+    assert go(study, directory).cores_busy is None  # nothing was executed
+
+
+def test_the_longest_first_within_a_seed(traces):
+    (run,) = make_study(traces).runs
+
+    def make(seed, **options):
+        training = {"steps": options.pop("steps", 1), "batch_size": 8}
+        return replace(run, seed=seed, width=options.pop("width", 8), training=training, setting=options)
+
+    wide, long = make(5, width=16), make(5, width=8, length=64)
+    many = make(5, steps=3)
+    mixed = make(5, train=[{"input_seq_len": 8}, {"input_seq_len": 32}])
+    odd = make(5, length="long", train="none")
+    other = make(2, width=999)
+    assert order([odd, wide, other, many, mixed, long]) == [long, mixed, many, wide, odd, other]
 
 
 def test_seed_by_seed_and_wide_first(traces, directory):
@@ -169,16 +199,16 @@ def test_signal_handlers_are_restored(traces, directory):
 
 def test_full_disk_stops_the_study_and_loses_nothing(traces, directory, monkeypatch):
     study = make_study(traces, seeds=list(range(6)))
-    real = os.write
+    real = os.fsync
 
-    def nearly_full(descriptor, data):
-        if len(stored(directory)) >= 3:
-            real(descriptor, bytes(data[:10]))
+    def nearly_full(descriptor):
+        if len(stored(directory)) >= 3 and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.ftruncate(descriptor, 10)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(descriptor, data)
+        return real(descriptor)
 
-    monkeypatch.setattr(os, "write", nearly_full)
-    with pytest.raises(StudyError, match=r"cannot write .*: No space left on device; .* resume$") as caught:
+    monkeypatch.setattr(os, "fsync", nearly_full)
+    with pytest.raises(FileError, match=r"cannot write .*: No space left on device; .* resume$") as caught:
         go(study, directory)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
@@ -199,7 +229,7 @@ def test_a_broken_result_stops_the_study_before_anything_runs(traces, directory,
     path = directory / "results" / f"{study.runs[0].run_id}.json"
     path.write_bytes(content)
     larger = make_study(traces, seeds=[0, 1, 2])
-    with pytest.raises(StudyError, match=rf"{path} .*move it away to have that run repeated"):
+    with pytest.raises(FileError, match=rf"{path} .*move it away to have that run repeated"):
         go(larger, directory)
     assert path.read_bytes() == content
     assert StudySpec.read(directory).to_json() == study.to_json()
@@ -245,7 +275,7 @@ def test_a_directory_of_something_else_is_left_alone(traces, directory):
 def test_a_study_killed_before_its_first_file_starts_anew(traces, directory):
     directory.mkdir(parents=True)
     (directory / ".lock").touch()
-    (directory / ".study.json.17.tmp").write_text("{")
+    (directory / f".study.json.{platform.node()}.{2**22 + 1}.tmp").write_text("{")
     assert go(make_study(traces), directory).exit_code == 0
     assert sorted(os.listdir(directory)) == [".lock", "results", "runs.csv", "study.json"]
 
@@ -253,7 +283,7 @@ def test_a_study_killed_before_its_first_file_starts_anew(traces, directory):
 def test_a_broken_study_file_is_refused(traces, directory):
     go(make_study(traces), directory)
     (directory / "study.json").write_text('{"format":')
-    with pytest.raises(StudyError, match=r"study\.json is not valid JSON.*restore it from a copy"):
+    with pytest.raises(FileError, match=r"study\.json is not valid JSON.*restore it from a copy"):
         go(make_study(traces), directory)
 
 
@@ -262,7 +292,7 @@ def test_two_processes_never_run_one_study(traces, directory):
     parent = start_parent(study, directory)
     try:
         wait_until(lambda: worker_pids(traces))
-        with pytest.raises(StudyError, match=rf"already running in .*\(process {parent.pid}\)"):
+        with pytest.raises(FileError, match=rf"process {parent.pid} is already working in"):
             go(study, directory)
     finally:
         parent.kill()
@@ -277,7 +307,7 @@ def test_number_of_workers_is_checked(traces, directory):
 
 
 def test_the_threads_of_the_cores_are_shared_among_workers(traces, directory, monkeypatch):
-    monkeypatch.setattr("gatework.study.engine._available_cores", lambda: 6)
+    monkeypatch.setattr("gatework.study.executor.available_cores", lambda: 6)
     study = make_study(traces, deeds=("environment",))
     go(study, directory)
     assert ResultStore(directory).read(study.runs[0].run_id)["environment"]["OMP_NUM_THREADS"] == "3"
@@ -309,7 +339,7 @@ def test_nothing_heavy_is_imported():
 def test_study_file_follows_its_format(traces, directory):
     go(make_study(traces), directory)
     content = json.loads((directory / "study.json").read_text())
-    assert content["format"] == "gatework.study/1"
+    assert content["format"] == "gatework.study/2"
     assert set(content) == {
         "format",
         "name",
@@ -319,6 +349,9 @@ def test_study_file_follows_its_format(traces, directory):
         "quality",
         "title",
         "notes",
+        "budget",
+        "budget_kind",
+        "plugins",
         "runs",
     }
     assert content["quality"] == {

@@ -7,15 +7,16 @@ from contextlib import closing
 
 import pytest
 
+from gatework.files import FileError
 from gatework.study.executor import LocalExecutor
-from gatework.study.files import StudyError
+from gatework.study.worker import Setup
 from tests.study.fakes import EXECUTE, executions, is_alive, make_study, wait_until, worker_pids
 
 
 def run_all(study, *, num_workers=2, num_threads=1):
     """Execute the whole grid; return what ended, by deed."""
     ended = {}
-    with closing(LocalExecutor(EXECUTE, num_workers=num_workers, num_threads=num_threads)) as executor:
+    with closing(LocalExecutor(Setup(EXECUTE, num_threads=num_threads), num_workers=num_workers)) as executor:
         for run in study.runs:
             executor.submit(run)
         while len(ended) < len(study.runs):
@@ -48,7 +49,7 @@ def test_every_way_to_end(tmp_path):
 
 def test_workers_stay_warm_and_share_the_queue(tmp_path):
     study = make_study(tmp_path / "traces", deeds=("finish",), seeds=list(range(8)), seconds=0.02)
-    with closing(LocalExecutor(EXECUTE, num_workers=2, num_threads=1)) as executor:
+    with closing(LocalExecutor(Setup(EXECUTE), num_workers=2)) as executor:
         for run in study.runs:
             executor.submit(run)
         ended = []
@@ -61,7 +62,7 @@ def test_workers_stay_warm_and_share_the_queue(tmp_path):
 
 def test_no_more_workers_than_runs(tmp_path):
     study = make_study(tmp_path / "traces")
-    with closing(LocalExecutor(EXECUTE, num_workers=50, num_threads=1)) as executor:
+    with closing(LocalExecutor(Setup(EXECUTE), num_workers=50)) as executor:
         executor.submit(study.runs[0])
         while not executor.poll(10.0):
             assert len(executor._workers) == 1
@@ -70,7 +71,7 @@ def test_no_more_workers_than_runs(tmp_path):
 def test_a_worker_killed_from_outside_is_replaced(tmp_path):
     traces = tmp_path / "traces"
     study = make_study(traces, seeds=[0, 1], seconds=30.0)
-    with closing(LocalExecutor(EXECUTE, num_workers=1, num_threads=1)) as executor:
+    with closing(LocalExecutor(Setup(EXECUTE), num_workers=1)) as executor:
         for run in study.runs:
             executor.submit(run)
         wait_until(lambda: executor.poll(0.01) == [] and worker_pids(traces))
@@ -89,7 +90,7 @@ def test_a_worker_killed_from_outside_is_replaced(tmp_path):
 def test_an_idle_worker_that_dies_costs_no_run(tmp_path):
     traces = tmp_path / "traces"
     study = make_study(traces, seeds=[0, 1])
-    with closing(LocalExecutor(EXECUTE, num_workers=1, num_threads=1)) as executor:
+    with closing(LocalExecutor(Setup(EXECUTE), num_workers=1)) as executor:
         executor.submit(study.runs[0])
         wait_until(lambda: executor.poll(0.1))
         (first,) = worker_pids(traces)
@@ -111,9 +112,9 @@ def test_an_idle_worker_that_dies_costs_no_run(tmp_path):
 )
 def test_an_execute_that_cannot_be_loaded_stops_everything(tmp_path, execute, message):
     study = make_study(tmp_path / "traces")
-    with closing(LocalExecutor(execute, num_workers=2, num_threads=1)) as executor:
+    with closing(LocalExecutor(Setup(execute), num_workers=2)) as executor:
         executor.submit(study.runs[0])
-        with pytest.raises(StudyError, match=f"workers cannot load {execute}: {message}"):
+        with pytest.raises(FileError, match=f"workers cannot load {execute}: {message}"):
             wait_until(lambda: executor.poll(1.0))
 
 
@@ -121,7 +122,7 @@ def test_workers_that_never_start_stop_everything(tmp_path, monkeypatch):
     (tmp_path / "stillborn.py").write_text("import os\nos._exit(7)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     study = make_study(tmp_path / "traces")
-    with closing(LocalExecutor("stillborn:execute", num_workers=1, num_threads=1)) as executor:
+    with closing(LocalExecutor(Setup("stillborn:execute"), num_workers=1)) as executor:
         executor.submit(study.runs[0])
-        with pytest.raises(StudyError, match=r"workers cannot start \(worker died: exit code 7\)"):
+        with pytest.raises(FileError, match=r"workers cannot start \(worker died: exit code 7\)"):
             wait_until(lambda: executor.poll(1.0))

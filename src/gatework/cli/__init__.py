@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from gatework._version import __version__
+from gatework.registry import load_entry_points, load_plugins, suggestion
 
 #: Commands, what they do, and where they are; a module is imported only when its command runs.
 COMMANDS = {
@@ -17,8 +18,14 @@ COMMANDS = {
         "train several token mixers on one task and write a page that compares them",
         "gatework.cli.compare",
     ),
+    "run": ("execute one run of a planned study, as schedulers do", "gatework.cli.run"),
+    "report": ("write the page of a study, or of two side by side", "gatework.cli.report"),
+    "fit": ("train one model from a recipe", "gatework.cli.fit"),
+    "validate": ("score a trained model on validation or test data", "gatework.cli.validate"),
+    "predict": ("give the outputs of a trained model", "gatework.cli.predict"),
     "list": ("list mixers and tasks", "gatework.cli.list"),
 }
+_WITH_PLUGINS = {"compare", "run", "fit", "validate", "predict"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 if all went well, 1 if something failed, 2 if the call was wrong, 130 after Ctrl-C.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [*(sys.argv[1:] if argv is None else argv)]  # `list` may be the module of that command by now
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print(_help())
@@ -39,22 +46,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gatework {__version__}")
         return 0
     if name not in COMMANDS:
-        from gatework.registry import suggestion
-
-        return _fail(f"{name!r} is no command{suggestion(name, list(COMMANDS))}", code=2)
+        return _fail(f"{name!r} is no command{suggestion(name, [*COMMANDS])}", code=2)
     summary, module_name = COMMANDS[name]
     module = importlib.import_module(module_name)
     parser = ArgumentParser(
         prog=f"gatework {name}", description=summary.capitalize() + ".", exit_on_error=False
     )
-    module.add_arguments(parser)
     try:
-        code: int = module.run(parser.parse_args(argv[1:]), command=["gatework", *argv])
+        plugins = _load_named_plugins(argv[1:]) if name in _WITH_PLUGINS else []
+        if name == "list":
+            load_entry_points()
+        module.add_arguments(parser)
+        arguments = parser.parse_args(argv[1:])
+        if plugins != (arguments.get("plugin") or []):
+            raise ValueError("plugin runs code: name it on the command line with --plugin, never in a file")
+        code: int = module.run(arguments, command=["gatework", *argv])
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
     except (ArgumentError, TypeError, ValueError, OSError) as error:
         return _fail(str(error), code=2)
     return code
+
+
+def add_plugin_argument(parser: ArgumentParser) -> None:
+    """Add ``--plugin``, which :func:`main` acts on before the other arguments are read."""
+    parser.add_argument(
+        "--plugin",
+        type=str,
+        action="append",
+        default=[],
+        help="module that registers mixers or tasks of your own; may be repeated",
+    )
+
+
+def _load_named_plugins(argv: Sequence[str]) -> list[str]:
+    """Load the plugins among the arguments, so that their names can be used in all the others."""
+    plugins = [
+        argv[index + 1] if word == "--plugin" else word.removeprefix("--plugin=")
+        for index, word in enumerate(argv)
+        if word.startswith("--plugin=") or (word == "--plugin" and index + 1 < len(argv))
+    ]
+    load_plugins(plugins)
+    return plugins
 
 
 def _help() -> str:

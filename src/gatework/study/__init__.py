@@ -1,9 +1,8 @@
 """A study compares mixers: a grid of runs, executed by local processes, with results that outlive a kill.
 
-The floor reads upwards: :mod:`~gatework.study.files` (writing that cannot tear),
-:mod:`~gatework.study.spec` (what a run is), :mod:`~gatework.study.grid` (many of them),
-:mod:`~gatework.study.results` (one file per ended run), :mod:`~gatework.study.executor` (who does the work)
-and :mod:`~gatework.study.engine` (the study itself). None of these imports PyTorch; only the workers do.
+The floor reads upwards: :mod:`~gatework.study.spec` (what a run is), :mod:`~gatework.study.grid` (many of
+them), :mod:`~gatework.study.results` (one file per ended run), :mod:`~gatework.study.executor` (who does the
+work) and :mod:`~gatework.study.engine` (the study itself). None of these imports PyTorch; only workers do.
 """
 
 from __future__ import annotations
@@ -12,29 +11,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gatework.files import write_atomically
     from gatework.study.engine import StudyOutcome, run_study
-    from gatework.study.files import StudyError, write_atomically
     from gatework.study.grid import expand_grid
     from gatework.study.results import ResultStore
-    from gatework.study.spec import RunSpec, StudySpec
+    from gatework.study.spec import RunSpec, StudyError, StudySpec
+    from gatework.study.study import Study
     from gatework.tasks.task import Quality
 
 _HOMES = {
     "Quality": "gatework.tasks.task",
     "ResultStore": "gatework.study.results",
     "RunSpec": "gatework.study.spec",
-    "StudyError": "gatework.study.files",
+    "Study": "gatework.study.study",
+    "StudyError": "gatework.study.spec",
     "StudyOutcome": "gatework.study.engine",
     "StudySpec": "gatework.study.spec",
     "expand_grid": "gatework.study.grid",
     "run_study": "gatework.study.engine",
-    "write_atomically": "gatework.study.files",
+    "write_atomically": "gatework.files",
 }
 
 __all__ = [
     "Quality",
     "ResultStore",
     "RunSpec",
+    "Study",
     "StudyError",
     "StudyOutcome",
     "StudySpec",

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import signal
 import sys
-import threading
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 from gatework._version import __version__
-from gatework.study.executor import Ended, Executor, LocalExecutor
-from gatework.study.files import LOCK_NAME, StudyError, exclusive, write_atomically
+from gatework.files import LOCK_NAME, exclusive, write_atomically
+from gatework.registry import loaded_plugins
+from gatework.study.budget import CALIBRATION_FILE
+from gatework.study.executor import Ended, Executor, check_executor, make_executor, threads_per_worker
 from gatework.study.progress import Progress
 from gatework.study.results import RESULT_FORMAT, ResultStore, check_result, finite_json, write_table
-from gatework.study.spec import STUDY_FILE, RunSpec, StudySpec
+from gatework.study.spec import STUDY_FILE, RunSpec, StudyError, StudySpec
+from gatework.study.stopping import StopSignals
+from gatework.study.worker import Setup
 
 TABLE_FILE = "runs.csv"
+EXECUTE = "gatework.study.run:execute"
 _POLL_SECONDS = 0.2  # how long Ctrl-C may go unnoticed
 
 
@@ -39,6 +41,7 @@ class StudyOutcome:
         executed: Runs executed by this call; the others had been stored before.
         unrelated: Stored results that belong to no run of the grid; kept, not shown.
         signal: Number of the signal that stopped the study early, if one did.
+        cores_busy: Cores that the workers kept busy, on average over this call, if runs were executed.
     """
 
     finished: int
@@ -48,6 +51,7 @@ class StudyOutcome:
     executed: int
     unrelated: int
     signal: int | None = None
+    cores_busy: float | None = None
 
     @property
     def exit_code(self) -> int:
@@ -61,6 +65,8 @@ class StudyOutcome:
         """One line."""
         counts = [f"{getattr(self, name)} {name}" for name in ("finished", "diverged", "failed", "missing")]
         line = f"{', '.join(counts)} ({self.executed} executed now)"
+        if self.cores_busy is not None:
+            line += f"; {self.cores_busy:.2f} cores busy on average"
         if self.unrelated:
             line += f"; {self.unrelated} stored results belong to no run of this grid: kept, not shown"
         return line
@@ -70,8 +76,10 @@ def run_study(
     study: StudySpec,
     directory: Path,
     *,
-    execute: str = "gatework.study.run:execute",
+    execute: str = EXECUTE,
+    executor: str | Executor = "local",
     num_workers: int | None = None,
+    ray_address: str | None = None,
     retry_failed: bool = True,
     progress: bool = True,
 ) -> StudyOutcome:
@@ -79,13 +87,15 @@ def run_study(
 
     May be killed at any moment; called again, it continues: finished and diverged runs are never repeated.
     Runs are recognised by their content, so a directory may be continued with another grid of the same task.
-    Ctrl-C and SIGTERM end the study in order: workers are stopped, results kept, and the outcome says so.
+    Ctrl-C and SIGTERM end it in order: workers are stopped, results kept, and the outcome says so.
 
     Args:
         study: The grid and the facts for its page.
         directory: Where ``study.json``, ``results/`` and ``runs.csv`` are; made if it does not exist.
         execute: ``"module:function"`` from a run's spec (a JSON object) to its result; called in the workers.
-        num_workers: Number of processes; by default one per available core.
+        executor: ``"local"``, ``"ray"``, or an executor, which is closed at the end.
+        num_workers: Runs at a time; by default one per available core.
+        ray_address: Address of a Ray cluster.
         retry_failed: Whether runs that failed before are tried again.
         progress: Whether to show progress and a summary on standard error.
 
@@ -93,41 +103,81 @@ def run_study(
         Counts over the grid, and the exit code they mean.
 
     Raises:
-        ValueError: If ``num_workers`` is not positive.
-        StudyError: If the directory is in use, holds something else or a broken or foreign file, if the disk
-            is full, or if workers cannot start. Whatever was stored stays stored.
+        ValueError: If ``num_workers`` is not positive, or there is no such executor.
+        FileError: If the directory is in use, holds something else or a broken or foreign file, if the disk
+            is full, workers cannot start, or a plugin was not loaded here. What was stored stays stored.
     """
-    cores = _available_cores()
-    num_workers = cores if num_workers is None else num_workers
-    if num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    _make_directory(directory)
-    with exclusive(directory), _StopSignals() as stop:
+    check_executor(executor, num_workers, ray_address)
+    check_plugins(study)
+    make_directory(directory)
+    with exclusive(directory), StopSignals() as stop:
         store = ResultStore(directory)
         stored = _open(study, directory, store)
-        plan = _plan(study, stored, retry_failed=retry_failed)
-        # By the workers asked for, not by those that the rest of the runs can use: a resumed study must
-        # compute with the threads of an uninterrupted one, since sums depend on them.
-        executor = LocalExecutor(execute, num_workers=num_workers, num_threads=max(1, cores // num_workers))
-        reporter = _reporter(study, stored, plan, shown=progress)
-        with closing(reporter), closing(executor):
+        plan = order(_missing(study, stored, retry_failed=retry_failed))
+        with closing(_reporter(study, stored, plan, shown=progress)) as reporter, ExitStack() as stack:
+            if isinstance(executor, str):
+                threads = threads_per_worker(executor, num_workers)
+                setup = worker_setup(study.runs, study.plugins, execute, threads)
+                executor = make_executor(executor, setup, num_workers=num_workers, ray_address=ray_address)
+            stack.enter_context(closing(executor))
             executed = _execute(plan, executor, store, reporter, stop)
+            cores_busy = executor.cores_busy()
         stored |= executed
         write_table(directory / TABLE_FILE, study.runs, stored)
     stopped = len(executed) < len(plan)
-    outcome = _outcome(study, stored, executed=len(executed), received=stop.received if stopped else None)
+    outcome = replace(
+        _outcome(study, stored, executed=len(executed)),
+        signal=stop.received if stopped else None,
+        cores_busy=None if stopped or not executed else cores_busy,
+    )
     _say(study, outcome, shown=progress)
     return outcome
 
 
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def plan_study(study: StudySpec, directory: Path, *, retry_failed: bool = True) -> list[RunSpec]:
+    """Write ``study.json`` and return what is missing, in the order in which to execute it.
+
+    Args:
+        study: The grid and the facts for its page.
+        directory: The study directory; made if it does not exist.
+        retry_failed: Whether runs that failed before are among the missing.
+
+    Raises:
+        FileError: If the directory is in use, holds something else or a broken or foreign file.
+    """
+    check_plugins(study)
+    make_directory(directory)
+    with exclusive(directory):
+        stored = _open(study, directory, ResultStore(directory))
+    return order(_missing(study, stored, retry_failed=retry_failed))
 
 
-def _make_directory(directory: Path) -> None:
-    """Make the study directory, or refuse one that holds something else than a study."""
+def check_plugins(study: StudySpec) -> None:
+    """Refuse a study with a plugin that the caller did not load: what a file names is not imported.
+
+    Raises:
+        FileError: Naming the plugin.
+    """
+    for plugin in study.plugins:
+        if plugin not in loaded_plugins():
+            raise StudyError(
+                f"the study needs the plugin {plugin!r}, whose code would be run: allow it with "
+                f"--plugin {plugin}, or with gatework.registry.load_plugins([{plugin!r}])"
+            )
+
+
+def worker_setup(runs: Sequence[RunSpec], plugins: Sequence[str], execute: str, num_threads: int) -> Setup:
+    """Return what workers load before the first of these runs."""
+    mixers = dict.fromkeys(layer["name"] for run in runs for layer in run.layers)
+    return Setup(execute, num_threads, tuple(plugins), tuple(mixers), runs[0].task)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a study directory, or refuse one that holds something else than a study.
+
+    Raises:
+        FileError: If it does, or the directory cannot be made.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         names = {entry.name for entry in directory.iterdir()}
@@ -135,8 +185,9 @@ def _make_directory(directory: Path) -> None:
         raise StudyError(f"cannot use {directory} as study directory: {error.strerror or error}") from error
     if STUDY_FILE in names:
         return
-    # A study killed before its first file leaves the lock and perhaps a temporary file.
-    others = sorted(name for name in names - {LOCK_NAME} if not name.startswith(f".{STUDY_FILE}."))
+    # A study killed before its first file leaves the lock, what it measured, and perhaps a temporary file.
+    early = (f".{STUDY_FILE}.", f".{CALIBRATION_FILE}.")
+    others = sorted(name for name in names - {LOCK_NAME, CALIBRATION_FILE} if not name.startswith(early))
     if others:
         raise StudyError(f"{directory} holds no {STUDY_FILE} but {others[0]!r}; choose another directory")
 
@@ -164,18 +215,35 @@ def _study_text(study: StudySpec) -> str:
     return json.dumps(study.to_json(), indent=1, allow_nan=False) + "\n"
 
 
-def _plan(study: StudySpec, stored: Mapping[str, Any], *, retry_failed: bool) -> list[RunSpec]:
-    """The runs to execute, in order.
-
-    One seed of the whole grid before the next, so that a study stopped early is still a comparison; wide
-    models first, so that the last runs are short and no core waits long for another.
-    """
+def _missing(study: StudySpec, stored: Mapping[str, Any], *, retry_failed: bool) -> list[RunSpec]:
+    """The runs of the grid that have no final result."""
     final = {"finished", "diverged"} if retry_failed else {"finished", "diverged", "failed"}
-    missing = [
-        run for run in study.runs if run.run_id not in stored or stored[run.run_id]["status"] not in final
-    ]
-    seeds = list(dict.fromkeys(run.seed for run in study.runs))
-    return sorted(missing, key=lambda run: (seeds.index(run.seed), -run.width))
+    done = {run_id for run_id, result in stored.items() if result["status"] in final}
+    return [run for run in study.runs if run.run_id not in done]
+
+
+def order(runs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Return the runs in the order to execute them.
+
+    One seed of the whole grid before the next, so that a study stopped early is still a comparison; within a
+    seed the longest first, so that the last runs are short and no core waits long for another.
+    """
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    return sorted(runs, key=lambda run: (seeds.index(run.seed), -_work(run)))
+
+
+def _work(run: RunSpec) -> int:
+    """Estimate how long a run takes, in no unit: tokens times channels, from what options name them."""
+    segments = run.setting.get("train")
+    settings = [run.setting, *(segments if isinstance(segments, list) else ())]
+    lengths = [_count(options, name) for options in settings for name in ("length", "input_seq_len")]
+    return max(lengths) * _count(run.training, "steps") * _count(run.training, "batch_size") * run.width
+
+
+def _count(options: Any, name: str) -> int:
+    """The option ``name`` if it is a positive integer, otherwise 1."""
+    value = options.get(name) if isinstance(options, Mapping) else None
+    return value if isinstance(value, int) and value > 0 else 1
 
 
 def _reporter(study: StudySpec, stored: Mapping[str, Any], plan: list[RunSpec], *, shown: bool) -> Progress:
@@ -194,7 +262,7 @@ def _reporter(study: StudySpec, stored: Mapping[str, Any], plan: list[RunSpec], 
 
 
 def _execute(
-    plan: list[RunSpec], executor: Executor, store: ResultStore, reporter: Progress, stop: _StopSignals
+    plan: list[RunSpec], executor: Executor, store: ResultStore, reporter: Progress, stop: StopSignals
 ) -> dict[str, dict[str, Any]]:
     """Execute the plan until it is done or a signal comes; return the new results, all of them stored."""
     executed: dict[str, dict[str, Any]] = {}
@@ -205,7 +273,7 @@ def _execute(
         for ended in executor.poll(0.0 if stopping else _POLL_SECONDS):
             if ended.error is not None and stop.received is not None:
                 continue  # its worker may have died of the same signal: that is no failure of the run
-            result = _result(ended)
+            result = result_of(ended)
             store.write(result)
             executed[ended.run.run_id] = result
             reporter.ended(ended.run, result)
@@ -215,8 +283,8 @@ def _execute(
     return executed
 
 
-def _result(ended: Ended) -> dict[str, Any]:
-    """The result to store: what the run returned, or that it failed and why."""
+def result_of(ended: Ended) -> dict[str, Any]:
+    """Return the result to store: what the run returned, or that it failed and why."""
     if ended.error is not None:
         return _failure(ended, ended.error)
     try:
@@ -250,9 +318,7 @@ def _failure(ended: Ended, message: str) -> dict[str, Any]:
     }
 
 
-def _outcome(
-    study: StudySpec, stored: Mapping[str, Mapping[str, Any]], *, executed: int, received: int | None
-) -> StudyOutcome:
+def _outcome(study: StudySpec, stored: Mapping[str, Mapping[str, Any]], *, executed: int) -> StudyOutcome:
     grid = {run.run_id for run in study.runs}
     counts = Counter(stored[run_id]["status"] for run_id in grid & stored.keys())
     return StudyOutcome(
@@ -262,7 +328,6 @@ def _outcome(
         missing=len(grid - stored.keys()),
         executed=executed,
         unrelated=len(stored.keys() - grid),
-        signal=received,
     )
 
 
@@ -277,35 +342,3 @@ def _say(study: StudySpec, outcome: StudyOutcome, *, shown: bool) -> None:
             file=sys.stderr,
             flush=True,
         )
-
-
-class _StopSignals:
-    """Notes Ctrl-C and SIGTERM instead of raising wherever the program is: it may be storing a result.
-
-    Attributes:
-        received: The first such signal.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        if threading.current_thread() is not threading.main_thread():
-            return self  # Python lets only the main thread handle signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.getsignal(number)
-            if before not in (signal.SIG_IGN, None):  # who started us ignores it on purpose
-                self._before[number] = before
-                signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = number

@@ -1,10 +1,12 @@
-"""Who executes the runs of a study: an interface of four methods, and local processes that stay warm."""
+"""Who executes the runs of a study: an interface of five methods, and local processes that stay warm."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
@@ -15,9 +17,11 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
-from gatework.study.files import StudyError
-from gatework.study.spec import RunSpec
-from gatework.study.worker import serve
+from gatework.study.spec import RunSpec, StudyError
+from gatework.study.worker import Setup, serve
+
+#: The names of :func:`make_executor`.
+EXECUTORS = ("local", "ray")
 
 # A worker that dies while importing is replaced, since memory may have been short for a moment;
 # this many in a row mean that none will ever start.
@@ -58,8 +62,67 @@ class Executor(ABC):
         """Return the runs that are being executed now."""
 
     @abstractmethod
+    def cores_busy(self) -> float | None:
+        """Return the processor time of all workers over the time since the first was started, if known."""
+
+    @abstractmethod
     def close(self) -> None:
         """Stop everything at once, unfinished runs included."""
+
+
+def make_executor(
+    kind: str, setup: Setup, *, num_workers: int | None = None, ray_address: str | None = None
+) -> Executor:
+    """Make the executor that a user named.
+
+    Args:
+        kind: ``"local"`` or ``"ray"``.
+        setup: What workers load before their first run.
+        num_workers: Runs at a time, by default as many as there are cores.
+        ray_address: Address of a Ray cluster, for ``"ray"`` alone.
+
+    Raises:
+        ValueError: If there is no such executor, or ``num_workers`` is not positive.
+        StudyError: If Ray is not installed, or its cluster cannot be reached.
+    """
+    check_executor(kind, num_workers, ray_address)
+    if kind == "ray":
+        from gatework.study.ray_executor import RayExecutor
+
+        return RayExecutor(setup, num_workers=num_workers, address=ray_address)
+    return LocalExecutor(setup, num_workers=num_workers or available_cores())
+
+
+def check_executor(kind: str | Executor, num_workers: int | None, ray_address: str | None) -> None:
+    """Refuse what :func:`make_executor` would refuse, before anything is made.
+
+    Raises:
+        ValueError: If there is no such executor, ``num_workers`` is not positive, or there is an address for
+            an executor that takes none.
+    """
+    if isinstance(kind, str) and kind not in EXECUTORS:
+        raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}, got {kind!r}")
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    if ray_address is not None and kind != "ray":
+        raise ValueError(f"ray_address is for executor 'ray', got {ray_address!r} with executor {kind!r}")
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads_per_worker(kind: str, num_workers: int | None) -> int:
+    """Return how many threads PyTorch has in each worker: the cores shared out, or the one of a Ray task.
+
+    By the workers asked for, not by those that the rest of the runs can use: a resumed study must compute
+    with the threads of an uninterrupted one, since sums depend on them.
+    """
+    cores = available_cores()
+    return 1 if kind == "ray" else max(1, cores // (num_workers or cores))
 
 
 class LocalExecutor(Executor):
@@ -68,22 +131,30 @@ class LocalExecutor(Executor):
     A worker that dies is replaced; its run ends with an error and the others go on.
 
     Args:
-        execute: ``"module:function"``, from a spec (a JSON object) to a result (another).
+        setup: What workers load before their first run.
         num_workers: Number of processes.
-        num_threads: Threads that PyTorch may use in each.
     """
 
-    def __init__(self, execute: str, *, num_workers: int, num_threads: int) -> None:
-        self._execute = execute
+    def __init__(self, setup: Setup, *, num_workers: int) -> None:
+        self._setup = setup
         self._num_workers = num_workers
-        self._num_threads = num_threads
         self._queue: deque[RunSpec] = deque()
         self._workers: list[_Worker] = []
         self._stillborn = 0
+        self._cpu_seconds: dict[_Worker, float] = {}
+        self._began: float | None = None
 
     def submit(self, run: RunSpec) -> None:
         """Queue a run."""
         self._queue.append(run)
+
+    def start(self, num_runs: int) -> None:
+        """Start the workers for so many runs before there is one, so that they import what they need.
+
+        Raises:
+            StudyError: If no worker can be started.
+        """
+        self._start_workers(min(self._num_workers, num_runs))
 
     def poll(self, timeout: float) -> list[Ended]:
         """Hand out queued runs and return those that ended; see :meth:`Executor.poll`.
@@ -91,7 +162,7 @@ class LocalExecutor(Executor):
         Raises:
             StudyError: If no worker can be started.
         """
-        self._start_workers()
+        self._start_workers(min(self._num_workers, len(self.running()) + len(self._queue)))
         wait([worker.connection for worker in self._workers], timeout)
         ended = [over for worker in list(self._workers) if (over := self._hear(worker)) is not None]
         # At once, before the caller stores anything: no core waits for a disk.
@@ -102,6 +173,12 @@ class LocalExecutor(Executor):
         """Return the runs that are being executed now."""
         return [worker.run for worker in self._workers if worker.run is not None]
 
+    def cores_busy(self) -> float | None:
+        """Return the processor time that workers reported over the time since the first was started."""
+        if self._began is None:
+            return None
+        return sum(self._cpu_seconds.values()) / (time.monotonic() - self._began)
+
     def close(self) -> None:
         """Kill busy workers and let idle ones exit; the queue is dropped."""
         self._queue.clear()
@@ -111,11 +188,12 @@ class LocalExecutor(Executor):
             worker.bury()
         self._workers.clear()
 
-    def _start_workers(self) -> None:
-        wanted = min(self._num_workers, len(self.running()) + len(self._queue))
+    def _start_workers(self, wanted: int) -> None:
         while len(self._workers) < wanted:
+            if self._began is None:
+                self._began = time.monotonic()
             try:
-                self._workers.append(_Worker(self._execute, self._num_threads))
+                self._workers.append(_Worker(self._setup))
             except OSError as error:
                 raise StudyError(f"cannot start a worker process: {error.strerror or error}") from error
 
@@ -124,11 +202,13 @@ class LocalExecutor(Executor):
         message = worker.receive()
         if message is None:
             return None
+        if "cpu_seconds" in message:  # of the process so far
+            self._cpu_seconds[worker] = message["cpu_seconds"]
         if "ready" in message:
             worker.ready, self._stillborn = True, 0
             return None
         if "broken" in message:
-            raise StudyError(f"workers cannot load {self._execute}: {message['broken'].splitlines()[-1]}")
+            raise StudyError(message["broken"])
         if "died" in message:
             self._remove(worker, message["died"])
         if worker.run is None:
@@ -154,12 +234,12 @@ class LocalExecutor(Executor):
 class _Worker:
     """The study's side of one worker process."""
 
-    def __init__(self, execute: str, num_threads: int) -> None:
+    def __init__(self, setup: Setup) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         # Not a daemon: daemons may not have children, and a data loader needs them.
         self.process = context.Process(
-            target=serve, args=(theirs, execute, num_threads), name="gatework-worker", daemon=False
+            target=serve, args=(theirs, setup), name="gatework-worker", daemon=False
         )
         self.ready = False
         self.run: RunSpec | None = None
