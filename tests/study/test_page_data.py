@@ -53,6 +53,28 @@ def test_a_point_says_what_it_is(recall):
     assert "1 of 2 seeds diverged" in cell["hover"]
     assert any(line.startswith("accuracy 0.") and "one seed" in line for line in cell["hover"])
     assert any(line.endswith("tokens/s") for line in cell["hover"])
+    assert any(line.startswith("training compute ") and line.endswith("FLOP") for line in cell["hover"])
+    assert not any("standard deviation" in line for line in cell["hover"])
+    pair = next(cell for cell in recall["cells"] if not cell["diverged"])
+    assert any(line.startswith("standard deviation 0.0") for line in pair["hover"])
+
+
+def test_every_number_of_a_run_is_there(recall):
+    for run in recall["runs"]:
+        assert run["values"].keys() == run["texts"].keys()
+    values = recall["runs"][0]["values"]
+    assert values["quality"] == pytest.approx(values["validation_quality"], abs=0.05)
+    assert values["quality"] != values["validation_quality"]
+    assert values["training_flops"] == values["flops_per_token"] * values["training_tokens"]
+    assert recall["runs"][0]["texts"]["training_flops"].endswith("FLOP")
+
+
+def test_published_curves_are_there_where_they_belong(recall, tmp_path):
+    curves = {(curve["mixer"], curve["setting"]): curve for curve in recall["published"]}
+    assert set(curves) == {(0, 0), (5, 0)}  # attention and hyena, N=64 with 4 pairs
+    assert curves[5, 0]["widths"] == [64, 128, 256, 512]
+    assert curves[5, 0]["values"] == [0.52, 0.75, 0.85, 0.87]
+    assert data_of(text_study(tmp_path / "text"))["published"] == []
 
 
 def test_a_failed_run_keeps_its_row_and_message(recall):
@@ -88,4 +110,4 @@ def test_a_cost_of_zero_does_not_break_a_log_axis(tmp_path):
     result["cost"]["state_bytes"] = 0
     data = data_of(write_study(tmp_path / "s", [run], [result], title="t"))
     assert data["cells"][0]["state"] is None
-    assert data["runs"][0]["texts"]["state"] == "0 B"
+    assert data["runs"][0]["texts"]["state_bytes"] == "0 B"

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from gatework.study.report import write_report
+from tests.study.browser import browser, column, points, visitor
 from tests.study.synthetic_studies import BITS, recall_study, result_of, run_spec, text_study, write_study
 
+__all__ = ["browser"]
+
 INJECTION = "<b>x</b><img src=x onerror=window.hacked=1><script>window.hacked=1</script>%{x}"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PLOTS = "document.querySelectorAll('.js-plotly-plot .main-svg:first-child').length"
-
-
-def find_chromium() -> str | None:
-    named = os.environ.get("GATEWORK_CHROMIUM")
-    if named:
-        return named if Path(named).exists() else None
-    return next(filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = find_chromium()
-    if path is None:
-        reason = "no Chromium: install Debian's chromium, or name one in GATEWORK_CHROMIUM"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -66,24 +34,8 @@ def studies(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def visit(browser, studies):
-    """Open a study's page. What the browser complains of, or asks the network for, is an error at the end."""
-    complaints: list[str] = []
-    context = browser.new_context(offline=True)
-
-    def open_page(name: str, width: int = 1440, scheme: str = "light") -> Page:
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if "http" in request.url else None)
-        page.set_viewport_size({"width": width, "height": 900})
-        page.emulate_media(color_scheme=scheme)
-        page.goto(studies[name].as_uri())
-        expect(page.locator("#run-count")).to_have_text(re.compile(r"of \d+ runs"))
-        return page
-
-    yield open_page
-    context.close()
-    assert complaints == []
+    with visitor(browser) as open_path:
+        yield lambda name, **options: open_path(studies[name], **options)
 
 
 @pytest.fixture(scope="module")
@@ -95,26 +47,11 @@ def opened(visit) -> Page:
 def recall(opened) -> Page:
     """The recall study's page as it opens; loading it anew for every test would take most of the time."""
     opened.emulate_media(color_scheme="light")
-    opened.evaluate(
-        "() => { Object.assign(sorting, {key: 'quality', descending: true}); unfolded.clear();"
-        " document.getElementById('run-filter').value = ''; setAllMixers(true); }"
-    )
+    opened.evaluate("() => { history.replaceState(null, '', location.href.split('#')[0]); restoreView(); }")
     return opened
 
 
-def column(page: Page, index: int) -> list[str]:
-    return page.locator(f"#run-table tbody tr[data-run] > :nth-child({index})").all_inner_texts()
-
-
-def points(page: Page, plot: str) -> list[dict]:
-    """The drawn traces of the first plot below ``plot``: x, y and hover text."""
-    return page.evaluate(
-        "id => document.querySelector(`#${id} .plot`).data.map(({x, y, hovertext}) => ({x, y, hovertext}))",
-        plot,
-    )
-
-
-@pytest.mark.parametrize(("name", "count"), [("recall", 2 + 3 + 2), ("text", 1 + 3 + 2), ("empty", 6)])
+@pytest.mark.parametrize(("name", "count"), [("recall", 2 + 4 + 2), ("text", 1 + 4 + 2), ("empty", 7)])
 def test_every_figure_is_drawn(visit, name, count):
     page = visit(name, width=390)
     assert page.evaluate(PLOTS) == count
@@ -149,14 +86,15 @@ def test_lower_is_better_turns_the_figures(visit):
 def test_selections_change_the_figures(visit):
     page = visit("rates")
     assert any(
-        "learning rate 0.001, best of 2" in str(trace["hovertext"]) for trace in points(page, "width-panels")
+        "learning rate 0.001, best of 2 on validation data" in str(trace["hovertext"])
+        for trace in points(page, "width-panels")
     )
     page.locator("#cost-controls select[name=width]").select_option("32")
     assert {len(trace["x"]) for trace in points(page, "cost-panels")[1::2]} == {1}
-    page.locator("#cost-controls select[name=setting]").select_option("all")
-    assert page.locator("#cost-panels .js-plotly-plot").count() == 6
-    page.locator("#cost-controls select[name=setting]").select_option("0")
-    assert page.locator("#cost-panels .js-plotly-plot").count() == 3
+    page.locator("#cost-controls select[name=setting]").select_option("")
+    assert page.locator("#cost-panels .js-plotly-plot").count() == 8
+    page.locator("#cost-controls select[name=setting]").select_option("N=64, 4 pairs")
+    assert page.locator("#cost-panels .js-plotly-plot").count() == 4
 
     before = len(points(page, "curve-panels"))
     tokens = points(page, "curve-panels")[0]["x"]
@@ -173,43 +111,43 @@ def test_the_legend_hides_a_mixer_everywhere(recall):
     button.focus()
     page.keyboard.press("Enter")
     expect(button).to_have_attribute("aria-pressed", "false")
-    assert len(points(page, "width-panels")) == drawn - 2
-    assert "attention" not in column(page, 1)
+    assert len(points(page, "width-panels")) == drawn - 3  # its line, its crosses, its published line
+    assert "attention" not in column(page, "mixer")
     page.locator("#show-all").click()
     assert len(points(page, "width-panels")) == drawn
     page.locator("#show-none").click()
-    expect(page.locator("#run-count")).to_have_text("0 of 64 runs")
+    expect(page.locator("#table-count")).to_have_text("0 of 64 runs")
 
 
 def test_the_table_sorts_by_keyboard(recall):
     page = recall
-    quality = page.locator("#run-table th[data-key=quality]")
+    quality = page.locator("#table th[data-key=quality]")
     expect(quality).to_have_attribute("aria-sort", "descending")
-    values = [float(text) for text in column(page, 7) if text != "–"]
+    values = [float(text) for text in column(page, "quality") if text != "–"]
     assert values == sorted(values, reverse=True)
-    assert column(page, 7)[-2:] == ["–", "–"]
+    assert column(page, "quality")[-2:] == ["–", "–"]
     quality.locator("button").focus()
     page.keyboard.press("Enter")
     expect(quality).to_have_attribute("aria-sort", "ascending")
-    assert [float(text) for text in column(page, 7) if text != "–"] == sorted(values)
-    assert column(page, 7)[-2:] == ["–", "–"]  # what is unknown stays last
+    assert [float(text) for text in column(page, "quality") if text != "–"] == sorted(values)
+    assert column(page, "quality")[-2:] == ["–", "–"]  # what is unknown stays last
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
-    expect(page.locator("#run-table th[data-key=status]")).to_have_attribute("aria-sort", "ascending")
-    assert column(page, 6) == sorted(column(page, 6))
+    expect(page.locator("#table th[data-key=status]")).to_have_attribute("aria-sort", "ascending")
+    assert column(page, "status") == sorted(column(page, "status"))
 
 
 def test_the_table_filters_and_unfolds_by_keyboard(recall):
     page = recall
-    page.locator("#run-filter").focus()
+    page.locator("#table-filter").focus()
     page.keyboard.type("failed")
-    expect(page.locator("#run-count")).to_have_text("1 of 64 runs")
-    row = page.locator("#run-table .unfold")
+    expect(page.locator("#table-count")).to_have_text("1 of 64 runs")
+    row = page.locator("#table .unfold")
     row.focus()
     page.keyboard.press("Enter")
     expect(row).to_have_attribute("aria-expanded", "true")
     expect(row).to_be_focused()
-    detail = page.locator("#run-table .unfolded")
+    detail = page.locator("#table .unfolded")
     for text in ("RuntimeError: out of memory", '"mixer": "mamba2"', "gatework compare recall"):
         expect(detail).to_contain_text(text)
     page.keyboard.press("Enter")
@@ -263,13 +201,13 @@ def contrast(one: str, other: str) -> float:
 def test_names_from_files_do_nothing(visit):
     page = visit("evil", width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.locator("#run-table .unfold").first.click()
+    page.locator("#table .unfold").first.click()
     point = page.locator("#width-panels .scatterlayer .point").first
     point.scroll_into_view_if_needed()
     point.hover(force=True)
     expect(page.locator("#width-panels .hoverlayer")).to_contain_text("<b>x</b><img src=x")
     curve = page.evaluate("document.querySelector('#curve-panels .plot').data.map((trace) => trace.meta)")
-    page.locator("#curve-controls select[name=width]").select_option("all")
+    page.locator("#curve-controls select[name=width]").select_option("")
     assert curve is not None
     assert page.evaluate("window.hacked") is None
     assert page.locator("main img").count() == 0
@@ -284,6 +222,6 @@ def test_a_script_that_got_in_would_not_run(browser, studies, tmp_path):
     (tmp_path / "tampered.html").write_text(page_text)
     page = browser.new_page()
     page.goto((tmp_path / "tampered.html").as_uri())
-    expect(page.locator("#run-count")).to_have_text("8 of 8 runs")
+    expect(page.locator("#table-count")).to_have_text("8 of 8 runs")
     assert page.evaluate("window.hacked") is None
     page.close()

@@ -12,18 +12,38 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gatework.study.answer import describe_spread, quality_unit
+from gatework.study.published import published_curves
 from gatework.study.quantities import (
     NOT_MEASURED,
     format_bytes,
     format_count,
+    format_flops,
     format_quality,
     format_rate,
     format_seconds,
     log_ticks,
 )
+from gatework.study.results import METRICS
 from gatework.study.summary import STATUSES, Cell, Run, Spread, Summary
 from gatework.tasks.task import Quality
 
+_COST_LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("parameters", "parameters ", format_count),
+    ("state_bytes", "decoding state ", format_bytes),
+    ("activation_bytes", "activation memory ", format_bytes),
+    ("training_flops", "training compute ", format_flops),
+    ("tokens_per_second", "", format_rate),
+)
+_COST_WRITERS: dict[str, Callable[[int | float | None], str]] = {
+    "parameters": format_count,
+    "state_bytes": format_bytes,
+    "activation_bytes": format_bytes,
+    "flops_per_token": format_flops,
+    "training_flops": format_flops,
+    "training_tokens": format_count,
+    "tokens_per_second": format_count,
+    "seconds": format_seconds,
+}
 _CURVE = ("step", "tokens", "seconds", "quality", "loss")
 
 
@@ -32,7 +52,8 @@ def page_data(summary: Summary) -> dict[str, Any]:
     mixers = {name: index for index, name in enumerate(summary.mixers)}
     settings = {name: index for index, name in enumerate(summary.settings)}
     return {
-        "quality": _quality(summary),
+        "name": summary.study.name,
+        "quality": quality_data(summary.quality, summary.cells),
         "mixers": [{"name": name, "layers": layers_text(summary, name)} for name in mixers],
         "settings": list(settings),
         "widths": summary.widths,
@@ -40,13 +61,24 @@ def page_data(summary: Summary) -> dict[str, Any]:
         "has_rate_choice": summary.has_rate_choice,
         "axes": {
             "state": _log_axis(summary, "state_bytes", "Decoding state", format_bytes, 2),
-            "rate": _log_axis(summary, "tokens_per_second", "Training tokens/s", format_count, 10),
+            "flops": _log_axis(summary, "training_flops", "Training compute of one run", format_flops, 10),
             "memory": _log_axis(summary, "activation_bytes", "Activation memory", format_bytes, 2),
+            "rate": _log_axis(summary, "tokens_per_second", "Training tokens/s", format_count, 10),
         },
         "cells": [_cell(summary, cell, mixers[cell.mixer], settings[cell.setting]) for cell in summary.cells],
         "runs": [
             _run(summary, run, mixers[run.spec.mixer], settings[run.spec.setting_name])
             for run in summary.runs
+        ],
+        "published": [
+            {
+                "mixer": mixers[curve.mixer],
+                "setting": settings[curve.setting],
+                "widths": list(curve.widths),
+                "values": list(curve.values),
+                "hover": [f"{curve.model}, as published", curve.setting],
+            }
+            for curve in published_curves(summary)
         ],
     }
 
@@ -72,11 +104,9 @@ def _option(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _quality(summary: Summary) -> dict[str, Any]:
-    quality = summary.quality
-    values = [
-        value for cell in summary.cells if cell.quality for value in (cell.quality.low, cell.quality.high)
-    ]
+def quality_data(quality: Quality, cells: Iterable[Cell]) -> dict[str, Any]:
+    """Describe the headline number to the page's script, with an axis range that holds all ``cells``."""
+    values = [value for cell in cells if cell.quality for value in (cell.quality.low, cell.quality.high)]
     if quality.range is not None:
         low, high = quality.range
     else:
@@ -129,34 +159,34 @@ def _cell(summary: Summary, cell: Cell, mixer: int, setting: int) -> dict[str, A
         "setting": setting,
         "width": cell.width,
         "learning_rate": cell.learning_rate,
-        "quality": _triple(cell.quality),
+        "quality": triple(cell.quality),
         "diverged": cell.count("diverged"),
         "state": _positive(cell.cost("state_bytes")),
+        "flops": _positive(cell.cost("training_flops")),
         "memory": _positive(cell.cost("activation_bytes")),
         "rate": _positive(rate),
-        "rate_spread": _triple(rate),
-        "hover": _hover(summary, cell),
+        "rate_spread": triple(rate),
+        "hover": describe_cell(summary, cell),
     }
 
 
-def _hover(summary: Summary, cell: Cell) -> list[str]:
-    """Lines that describe a point: the first is its title."""
+def describe_cell(summary: Summary, cell: Cell) -> list[str]:
+    """Describe a cell in lines, of which the first is a title."""
     lines = [f"{cell.mixer}, width {cell.width}", cell.setting]
     if cell.quality:
         described = describe_spread(cell.quality, quality_unit(summary.quality))
         lines.append(f"{summary.quality.name} {described}")
+        if cell.quality.std is not None:
+            lines.append(f"standard deviation {format_quality(cell.quality.std)}")
     lines += [
         f"{count} of {len(cell.runs)} seeds {status}"
         for status in STATUSES[1:]
         if (count := cell.count(status))
     ]
     lines.append(f"learning rate {cell.learning_rate:g}{_chosen(cell)}")
-    if state := cell.cost("state_bytes"):
-        lines.append(f"decoding state {format_bytes(state.mean)}")
-    if rate := cell.cost("tokens_per_second"):
-        lines.append(format_rate(rate.mean))
-    if memory := cell.cost("activation_bytes"):
-        lines.append(f"activation memory {format_bytes(memory.mean)}")
+    for name, title, write in _COST_LINES:
+        if spread := cell.cost(name):
+            lines.append(f"{title}{write(spread.mean)}")
     return lines
 
 
@@ -165,7 +195,7 @@ def _chosen(cell: Cell) -> str:
     if cell.num_rates == 1:
         return ""
     passed_over = f" ({cell.num_unstable_rates} diverged)" if cell.num_unstable_rates else ""
-    return f", best of {cell.num_rates}{passed_over}"
+    return f", best of {cell.num_rates} on validation data{passed_over}"
 
 
 def _run(summary: Summary, run: Run, mixer: int, setting: int) -> dict[str, Any]:
@@ -199,24 +229,9 @@ def _run(summary: Summary, run: Run, mixer: int, setting: int) -> dict[str, Any]
 
 def _numbers(run: Run) -> tuple[dict[str, float | None], dict[str, str]]:
     """The metrics and costs of a run, once to sort by and once to read; units stand in the table's head."""
-    values = {
-        "quality": run.metric("quality"),
-        "loss": run.metric("loss"),
-        "parameters": run.cost("parameters"),
-        "state": run.cost("state_bytes"),
-        "memory": run.cost("activation_bytes"),
-        "rate": run.cost("tokens_per_second"),
-        "seconds": run.cost("seconds"),
-    }
-    texts = {
-        "quality": format_quality(values["quality"]),
-        "loss": format_quality(values["loss"]),
-        "parameters": format_count(values["parameters"]),
-        "state": format_bytes(values["state"]),
-        "memory": format_bytes(values["memory"]),
-        "rate": format_count(values["rate"]),
-        "seconds": format_seconds(values["seconds"]),
-    }
+    values = {name: run.metric(name) for name in METRICS} | {name: run.cost(name) for name in _COST_WRITERS}
+    texts = {name: format_quality(values[name]) for name in METRICS}
+    texts |= {name: write(values[name]) for name, write in _COST_WRITERS.items()}
     return values, texts
 
 
@@ -234,7 +249,8 @@ def _environment_text(environment: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in (environment or {}).items()) or NOT_MEASURED
 
 
-def _triple(spread: Spread | None) -> list[float] | None:
+def triple(spread: Spread | None) -> list[float] | None:
+    """Mean, worst and best of a spread, as the page's script reads it."""
     return None if spread is None else [spread.mean, spread.low, spread.high]
 
 

@@ -1,101 +1,86 @@
 """The report of a study: one self-contained page, ``report.html``, that opens anywhere without a network.
 
 The words (answer, notes, counts) are written here as HTML; the figures and the table are drawn by the
-page's own script from one embedded JSON value. Nothing that comes from a file reaches the page unescaped,
-and the page's content security policy runs only the scripts whose hashes it names.
+page's own script from one embedded JSON value. Nothing that comes from a file reaches the page unescaped.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
-from typing import Any
 
-from gatework._version import __version__
 from gatework.registry import list_mixers, mixer_entry
 from gatework.study.answer import Answer, Pick, answer, quality_unit
-from gatework.study.files import write_atomically
 from gatework.study.page_data import environments, layers_text, page_data
-from gatework.study.quantities import format_bytes, format_count, format_quality, format_rate
+from gatework.study.page_frame import assemble_page, fill_template, list_html, protocol_html, write_page
+from gatework.study.published import published_caption, published_curves
+from gatework.study.quantities import format_bytes, format_count, format_flops, format_quality, format_rate
 from gatework.study.results import ResultStore
 from gatework.study.spec import StudySpec
 from gatework.study.summary import STATUSES, Summary, summarise
 
 REPORT_FILE = "report.html"
-_SCRIPTS = ("figures.js", "curves.js", "table.js", "main.js")
+_SCRIPTS = ("figures.js", "curves.js", "study.js")
+_TABLE_CAPTION = (
+    "Quality and loss are of test data. A row unfolds to the run's validation numbers, its full "
+    "specification and the command behind it; mixers that the legend hides are left out."
+)
+# What a study may hold equal, in a word.
+_BUDGET_NAMES = {"steps": "steps", "tokens": "tokens", "flops": "compute", "seconds": "time"}
 
 
-def write_report(directory: Path) -> Path:
-    """Write ``report.html`` into a study directory, from its ``study.json`` and ``results``.
+def write_report(directory: Path, output: Path | None = None) -> Path:
+    """Write the page of a study, from its ``study.json`` and ``results``.
 
     Args:
         directory: The study directory; the study may be running, or have lost runs.
+        output: The page; by default ``report.html`` in ``directory``.
 
     Returns:
         The path of the page.
 
     Raises:
-        StudyError: If the directory holds no valid study, one of its files is broken, or the page cannot
+        FileError: If the directory holds no valid study, one of its files is broken, or the page cannot
             be written.
     """
-    study = StudySpec.read(directory)
-    summary = summarise(study, ResultStore(directory).read_all())
-    path = directory / REPORT_FILE
-    # JSON can hold half of a surrogate pair, which UTF-8 cannot: it becomes a question mark.
-    write_atomically(path, render_page(summary).encode(errors="replace").decode())
+    summary = read_summary(directory)
+    path = directory / REPORT_FILE if output is None else output
+    write_page(path, render_page(summary))
     return path
 
 
+def read_summary(directory: Path) -> Summary:
+    """Read a study directory.
+
+    Raises:
+        FileError: If it holds no valid study, or one of its files is broken.
+    """
+    return summarise(StudySpec.read(directory), ResultStore(directory).read_all())
+
+
 def render_page(summary: Summary) -> str:
-    """Return the page as one HTML document."""
-    # Imported here: it is large, and only the page needs it.
-    from plotly.offline import get_plotlyjs
-
-    plotly = get_plotlyjs()
-    script = "\n".join(_page_file(name) for name in _SCRIPTS)
+    """Return the page of a study as one HTML document."""
     study, found = summary.study, answer(summary)
-    return Template(_page_file("template.html")).substitute(
-        policy=_policy(plotly, script),
-        title=escape(study.title),
-        eyebrow=escape(f"{study.task} · {study.name} · {study.created[:10]}"),
-        answer=_answer_html(found),
-        picks="".join(_pick_html(summary, pick) for pick in found.picks),
-        counts=_counts_html(summary),
-        notes=_notes_html(summary),
-        mixers=_mixers_html(summary),
-        command=escape(study.command),
+    words = {
+        "title": escape(study.title),
+        "answer": _answer_html(found),
+        "picks": _picks_html(summary, found.picks),
+        "counts": _counts_html(summary),
+        "protocol": protocol_html(_protocol(summary)),
+        "notes": list_html(_notes(summary)),
+        "mixers": _mixers_html(summary),
+        "command": escape(study.command),
         **{name: escape(text) for name, text in _captions(summary).items()},
-        version=escape(__version__),
-        style=_page_file("report.css"),
-        data=embed_json(page_data(summary)),
-        plotly=plotly,
-        script=script,
-    )
-
-
-def embed_json(value: Any) -> str:
-    """Write JSON that is inert inside a ``<script>`` element: no ``<``, ``>`` or ``&`` remains in it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _page_file(name: str) -> str:
-    return (files("gatework.study") / "page" / name).read_text(encoding="utf-8")
-
-
-def _policy(*scripts: str) -> str:
-    """Allow no network at all, and no script but the given ones (plotly sets styles from its script)."""
-    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "form-action 'none'; base-uri 'none'"
+    }
+    return assemble_page(
+        title=study.title,
+        eyebrow=f"{study.task} · {study.name} · {study.created[:10]}",
+        header=fill_template("study_header.html", words),
+        figures=fill_template("study_figures.html", words),
+        table=("Every run", _TABLE_CAPTION, "mixer, setting, status, run id …"),
+        data=page_data(summary),
+        scripts=_SCRIPTS,
     )
 
 
@@ -108,6 +93,15 @@ def _answer_html(found: Answer) -> str:
     return " ".join(parts)
 
 
+def _picks_html(summary: Summary, picks: Sequence[Pick]) -> str:
+    """The cards of what to choose, if anything can be chosen."""
+    if not picks:
+        return ""
+    cards = "".join(_pick_html(summary, pick) for pick in picks)
+    heading = "<h2>Best, smallest, fastest</h2>"
+    return f'<section class="choices">{heading}<ul class="picks">{cards}</ul></section>'
+
+
 def _pick_html(summary: Summary, pick: Pick) -> str:
     """The card of one recommended choice."""
     candidate = pick.candidate
@@ -117,10 +111,12 @@ def _pick_html(summary: Summary, pick: Pick) -> str:
         facts[f"its {quality.count} seeds"] = (
             f"{format_quality(quality.low)} to {format_quality(quality.high)}"
         )
+        facts["standard deviation"] = format_quality(quality.std)
     facts |= {
         "decoding state": format_bytes(candidate.state_bytes),
         "training speed": format_rate(candidate.tokens_per_second),
         "activation memory": format_bytes(candidate.activation_bytes),
+        "training compute": format_flops(candidate.training_flops),
         "parameters": format_count(candidate.parameters),
     }
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
@@ -147,58 +143,81 @@ def _counts_html(summary: Summary) -> str:
     return "".join(items)
 
 
-def _notes_html(summary: Summary) -> str:
+def _notes(summary: Summary) -> list[str]:
     """The study's own notes, and what the page itself did to the numbers."""
-    notes = [*summary.study.notes, _rates_text(summary)]
+    notes = list(summary.study.notes)
     if len(summary.settings) > 1:
         notes.append(
             "In the answer, quality and speed are averaged over the settings; "
-            "state and memory are those of the setting where they are largest."
+            "state, memory and compute are those of the setting where they are largest."
         )
     if summary.num_foreign:
         plural = "result belongs" if summary.num_foreign == 1 else "results belong"
         notes.append(f"{summary.num_foreign} stored {plural} to no run of this study and not to this page.")
-    notes += [f"Measured with {text}." for text in environments(summary.runs)]
-    return "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return notes + [f"Measured with {text}." for text in environments(summary.runs)]
+
+
+def _protocol(summary: Summary) -> dict[str, str]:
+    """What was held equal, how learning rates came about, and what the numbers are of."""
+    study = summary.study
+    return {
+        f"Held equal: {_BUDGET_NAMES[study.budget_kind]}": study.budget,
+        "Learning rates": _rates_text(summary),
+        "Reported": _reported_text(summary),
+    }
 
 
 def _rates_text(summary: Summary) -> str:
-    """Whether the learning rate was chosen on the data that is reported."""
+    """Where the learning rates come from."""
     if summary.has_rate_choice:
         return (
-            "Several learning rates were tried; the best one is chosen by its mean on the reported data, "
-            "so qualities are optimistic. One at which a seed diverged is taken only if there is no other."
+            "chosen on validation data for each mixer, setting and width, by the mean over seeds; "
+            "one at which a seed diverged is taken only if there is no other"
         )
-    return (
-        "Learning rates were fixed beforehand, one for each mixer and width: "
-        "nothing was selected on the reported data."
-    )
+    return "fixed beforehand, one for each mixer and width"
+
+
+def _reported_text(summary: Summary) -> str:
+    """What the qualities are of, and how many seeds stand behind them."""
+    seeds = len({run.spec.seed for run in summary.runs})
+    of = f"the mean over {seeds} seeds, with the worst and the best of them" if seeds > 1 else "one seed"
+    return f"{summary.quality.name} on test data that nothing was selected on: {of}"
 
 
 def _captions(summary: Summary) -> dict[str, str]:
     """The text above each figure: what is drawn, what bars and symbols mean, which corner is good."""
     quality = summary.quality
-    direction = f"{quality.name[:1].upper()}{quality.name[1:]}, {quality.better} is better"
-    seeds = "Symbols are means over seeds, bars reach from the worst to the best seed."
+    name = f"{quality.name[:1].upper()}{quality.name[1:]}"
+    direction = f"{name}, {quality.better} is better"
+    seeds = "Symbols are means over seeds; bars reach from the worst to the best seed."
     crosses = " A cross at the edge marks a mixer of which a seed diverged." if summary.unstable else ""
     layout = "against model width" if len(summary.widths) > 1 else f"at width {summary.widths[0]}"
     panels = ", one panel per setting" if len(summary.settings) > 1 else ""
-    rates = f" {_rates_text(summary)}" if summary.has_rate_choice else ""
+    rates = (
+        "Learning rates were chosen on validation data; the qualities are of test data that nothing was "
+        "selected on."
+        if summary.has_rate_choice
+        else "Qualities are of test data; learning rates were fixed beforehand."
+    )
+    curves = published_curves(summary)
+    published = f" {published_caption(summary, curves)}" if curves else ""
     corner = "up" if quality.better == "higher" else "down"
     sizes = " Larger symbols are wider models." if len(summary.widths) > 1 else ""
     strokes = " Thicker lines are wider models." if len(summary.widths) > 1 else ""
     ends = " A cross ends a run that diverged." if summary.count("diverged") else ""
     return {
         "width_title": "Does a wider model help?" if len(summary.widths) > 1 else "How good is each mixer?",
-        "width_caption": f"{direction}, {layout}{panels}. {seeds}{crosses}{rates}",
+        "width_caption": f"{direction}, {layout}{panels}. {seeds}{crosses} {rates}{published}",
         "cost_caption": (
-            f"The best place is {corner} and left for state and memory, {corner} and right for speed. "
-            f"Nothing measured is both better and cheaper than the points on the grey line.{sizes}{crosses} "
-            "Speed was timed during training, on the machine named above; state and memory are counted."
+            f"The best place is {corner} and left for state, compute and memory, {corner} and right for "
+            "speed. Nothing measured is both better and cheaper than the points on the grey line."
+            f"{sizes}{crosses} "
+            "Speed was timed during training, on the machine named above; the others are counted. Compute is "
+            "that of one whole run, forward and backward."
         ),
         "curve_caption": (
-            f"Held-out {quality.name} and loss during training. Strong lines are means over seeds, as far as "
-            f"all of them were trained; faint lines are the seeds.{strokes}{ends}"
+            f"{name} and loss on validation data during training. Strong lines are means over seeds, as far "
+            f"as all of them were trained; faint lines are the seeds.{strokes}{ends}"
         ),
     }
 

@@ -1,6 +1,7 @@
 """What the runs of a study say together: seeds averaged, learning rates chosen, candidates compared.
 
-A *cell* is one mixer in one setting at one width; its seeds are averaged at its best learning rate. A
+A *cell* is one mixer in one setting at one width; its seeds are averaged at the learning rate that is best on
+the validation data, and what is reported of them is the quality on test data, on which nothing is chosen. A
 *candidate* is one mixer at one width, averaged over the settings: what a reader could choose.
 """
 
@@ -9,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, TypeVar
 
 from gatework.study.spec import RunSpec, StudySpec
 from gatework.tasks.task import Quality
 
 STATUSES = ("finished", "diverged", "failed", "missing")
-_COSTS = ("state_bytes", "activation_bytes", "tokens_per_second", "parameters")
+_COSTS = ("state_bytes", "activation_bytes", "tokens_per_second", "parameters", "training_flops")
 
 _Item = TypeVar("_Item")
 _Key = TypeVar("_Key")
@@ -40,7 +41,7 @@ class Run:
         return "missing" if self.result is None else str(self.result["status"])
 
     def metric(self, name: str) -> float | None:
-        """Return ``quality`` or ``loss``, None where the run has none."""
+        """Return test ``quality`` or ``loss``, ``validation_quality`` or ``validation_loss``, if known."""
         return self._number("metrics", name)
 
     def cost(self, name: str) -> float | None:
@@ -53,29 +54,49 @@ class Run:
 
     @property
     def quality(self) -> float | None:
-        """The headline number, which only a finished run has."""
+        """The headline number, on test data, which only a finished run has."""
         return self.metric("quality") if self.status == "finished" else None
+
+    @property
+    def validation_quality(self) -> float | None:
+        """What learning rates are chosen by: the quality on validation data, of a finished run."""
+        return self.metric("validation_quality") if self.status == "finished" else None
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, smallest and largest of some numbers, and how many there were."""
+    """Some numbers in short.
+
+    Attributes:
+        mean: Their mean.
+        low: The smallest.
+        high: The largest.
+        count: How many there were.
+        std: Their standard deviation, with ``count - 1`` below the sum; None for a single number.
+    """
 
     mean: float
     low: float
     high: float
     count: int
+    std: float | None = None
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
         """Summarise the numbers among ``values``; None if there is none."""
         numbers = [value for value in values if value is not None]
-        return cls(fmean(numbers), min(numbers), max(numbers), len(numbers)) if numbers else None
+        return cls.around(fmean(numbers), numbers) if numbers else None
+
+    @classmethod
+    def around(cls, mean: float, numbers: Sequence[float]) -> Spread:
+        """Summarise ``numbers`` around a mean that may come from more of them."""
+        std = stdev(numbers) if len(numbers) > 1 else None
+        return cls(mean, min([mean, *numbers]), max([mean, *numbers]), len(numbers), std)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One mixer in one setting at one width, at its best learning rate.
+    """One mixer in one setting at one width, at the learning rate that is best on validation data.
 
     Attributes:
         mixer: Label of the mixer.
@@ -100,8 +121,13 @@ class Cell:
 
     @cached_property
     def quality(self) -> Spread | None:
-        """Quality over the finished seeds."""
+        """Test quality over the finished seeds."""
         return Spread.of(run.quality for run in self.runs)
+
+    @cached_property
+    def validation(self) -> Spread | None:
+        """Validation quality over the finished seeds: what the learning rate was chosen by."""
+        return Spread.of(run.validation_quality for run in self.runs)
 
     def cost(self, name: str) -> Spread | None:
         """Summarise one measured cost over the seeds."""
@@ -119,11 +145,13 @@ class Candidate:
     Attributes:
         mixer: Label of the mixer.
         width: Number of channels.
-        quality: Mean over settings; its spread is that of the seeds, each averaged over the settings.
+        quality: On test data, mean over settings; its spread is that of the seeds, each averaged over the
+            settings.
         state_bytes: Decoding state, in the setting where it is largest.
         activation_bytes: Memory kept for the backward pass, in the setting where it is largest.
         tokens_per_second: Training throughput, mean over settings.
         parameters: Trainable parameters, in the setting where they are most.
+        training_flops: Floating-point operations of one whole run, in the setting where they are most.
     """
 
     mixer: str
@@ -133,6 +161,7 @@ class Candidate:
     activation_bytes: float | None
     tokens_per_second: float | None
     parameters: float | None
+    training_flops: float | None
 
 
 @dataclass(frozen=True)
@@ -206,14 +235,19 @@ class Summary:
         return quality if self.quality.better == "higher" else -quality
 
     def _best_cell(self, mixer: str, setting: str, width: int, runs: Sequence[Run]) -> Cell:
-        """Choose by mean, but before any learning rate that lost a seed to divergence: survivors flatter."""
+        """Choose the learning rate by its mean on validation data, never by what it reached on test data.
+
+        A rate of which a seed diverged comes after all others, because survivors flatter; one of which no
+        validation quality is known is chosen only if there is no other.
+        """
         by_rate = _group(runs, lambda run: run.spec.learning_rate)
         unstable = sum(any(run.status == "diverged" for run in group) for group in by_rate.values())
         cells = [Cell(mixer, setting, width, group, len(by_rate), unstable) for group in by_rate.values()]
 
-        def rank(cell: Cell) -> tuple[bool, bool, float]:
-            mean = self.goodness(cell.quality.mean) if cell.quality else 0.0
-            return cell.quality is not None, not cell.count("diverged"), mean
+        def rank(cell: Cell) -> tuple[bool, bool, bool, float]:
+            mean = self.goodness(cell.validation.mean) if cell.validation else 0.0
+            known = cell.validation is not None
+            return known, cell.quality is not None, not cell.count("diverged"), mean
 
         return max(cells, key=rank)
 
@@ -228,8 +262,7 @@ class Summary:
             for runs in by_seed.values()
             if len(values := [run.quality for run in runs if run.quality is not None]) == len(cells)
         ]
-        mean = fmean(means)
-        quality = Spread(mean, min([mean, *complete]), max([mean, *complete]), len(complete))
+        quality = Spread.around(fmean(means), complete)
         costs = {name: [cell.cost(name) for cell in cells] for name in _COSTS}
         largest = {name: _over(spreads, max) for name, spreads in costs.items()}
         largest["tokens_per_second"] = _over(costs["tokens_per_second"], fmean)

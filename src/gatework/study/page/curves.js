@@ -7,24 +7,22 @@ const CURVE_AXES = {
 };
 
 function drawCurves(selection) {
-  const settings = selection.setting === "all" ? study.settings.map((_, index) => index) : [Number(selection.setting)];
-  const jobs = settings.flatMap((setting) => ["quality", "loss"].map((metric) => ({ setting, metric })));
+  const jobs = settingsShown(selection).flatMap((setting) => ["quality", "loss"].map((metric) => ({ setting, metric })));
   const titles = jobs.map(({ setting, metric }) => {
-    const name = metric === "quality" ? study.quality.name : "loss";
-    const title = name.charAt(0).toUpperCase() + name.slice(1);
-    return study.settings.length > 1 ? `${title}, ${study.settings[setting]}` : title;
+    const title = `Validation ${metric === "quality" ? page.quality.name : "loss"}`;
+    return page.settings.length > 1 ? `${title}, ${page.settings[setting]}` : title;
   });
   panels("curve-panels", titles).forEach((plot, index) => {
     const { setting, metric } = jobs[index];
-    const runs = study.runs.filter((run) => run.setting === setting && !hiddenMixers.has(run.mixer)
-      && (selection.width === "all" || run.values.width === Number(selection.width))
+    const runs = page.runs.filter((run) => run.setting === setting && !hiddenMixers.has(run.mixer)
+      && (!selection.width || run.values.width === Number(selection.width))
       && (selection.rate === "all" || isBestRate(run)) && run.curve.step.length);
     drawCurve(plot, runs, metric, selection.along);
   });
 }
 
 function isBestRate(run) {
-  return study.cells.some((cell) => cell.mixer === run.mixer && cell.setting === run.setting
+  return page.cells.some((cell) => cell.mixer === run.mixer && cell.setting === run.setting
     && cell.width === run.values.width && cell.learning_rate === run.values.learning_rate);
 }
 
@@ -41,14 +39,14 @@ function drawCurve(plot, runs, metric, along) {
     ...seeds.filter((run) => run.status === "diverged").map((run) => endCross(run, metric, along, range)),
   ]).filter(Boolean);
   const { title, tickformat } = CURVE_AXES[along];
-  const yaxis = axis(metric === "quality" ? study.quality.title : "held-out loss (lower is better)", range ? { range } : {});
+  const yaxis = axis(metric === "quality" ? `validation ${page.quality.title}` : "validation loss (lower is better)", range ? { range } : {});
   const more = metric === "quality" ? chanceLine("y") : {};
   draw(plot, traces, layout(axis(title, { tickformat, rangemode: "tozero" }), yaxis, more));
 }
 
 // The axis follows the runs that finished: one that blew up would flatten all others.
 function curveRange(runs, metric) {
-  if (metric === "quality" && study.quality.bounded) return study.quality.range;
+  if (metric === "quality" && page.quality.bounded) return page.quality.range;
   const finished = runs.filter((run) => run.status === "finished");
   const values = (finished.length ? finished : runs).flatMap((run) => run.curve[metric]).filter((value) => value !== null);
   if (!values.length) return null;
@@ -58,12 +56,12 @@ function curveRange(runs, metric) {
 }
 
 function widthStroke(run, strong) {
-  const rank = study.widths.indexOf(run.values.width);
+  const rank = page.widths.indexOf(run.values.width);
   return (strong ? 1.8 : 0.8) + (strong ? 0.7 : 0.2) * Math.min(rank, 4);
 }
 
 function curveName(run) {
-  return `${study.mixers[run.mixer].name}, width ${run.values.width}`;
+  return `${page.mixers[run.mixer].name}, width ${run.values.width}`;
 }
 
 function curveHover(title, detail, along) {
@@ -91,7 +89,7 @@ function meanLine(seeds, metric, along) {
   const { colour, dash } = mixerStyle(seeds[0].mixer);
   const count = seeds.length === 1 ? "one seed" : `mean of ${seeds.length} seeds`;
   return {
-    type: "scatter", mode: "lines+markers", x: mean(along), y: mean(metric),
+    type: "scatter", mode: "lines+markers", name: plain(curveName(seeds[0])), x: mean(along), y: mean(metric),
     line: { color: colour, width: widthStroke(seeds[0], true), dash },
     marker: marker(seeds[0].mixer, common.map((_, index) => (index === common.length - 1 ? widthSize(seeds[0].values.width) : 0))),
     meta: [plain(curveName(seeds[0])), `${count}, learning rate ${seeds[0].texts.learning_rate}`],

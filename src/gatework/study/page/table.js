@@ -1,107 +1,132 @@
-// The table of every run: sorted by its head's buttons, filtered by text, each row unfolding to its full spec.
+// The page's table: sorted by the buttons in its head, filtered by text and by choices, saved as CSV, each row
+// unfolding to its details.
 
-const COLUMNS = [
-  { key: "mixer", title: "mixer", text: (run) => study.mixers[run.mixer].name },
-  { key: "setting", title: "setting", text: (run) => study.settings[run.setting], sort: (run) => run.setting },
-  { key: "width", title: "width" },
-  { key: "learning_rate", title: "learning rate" },
-  { key: "seed", title: "seed" },
-  { key: "status", title: "status", text: (run) => run.status },
-  { key: "quality", title: study.quality.name },
-  { key: "loss", title: "loss" },
-  { key: "parameters", title: "parameters" },
-  { key: "state", title: "state" },
-  { key: "memory", title: "memory" },
-  { key: "rate", title: "tokens/s" },
-  { key: "seconds", title: "time" },
-].map((column) => ({
-  numeric: !column.text,
-  text: (run) => run.texts[column.key],
-  sort: column.text ?? ((run) => run.values[column.key]),
-  ...column,
-}));
+const table = { columns: [], rows: [], filters: [], csv: [], sorting: {}, unfolded: new Set() };
 
-const sorting = { key: "quality", descending: study.quality.better === "higher" };
-const unfolded = new Set();
-
-function element(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
+// `columns` have a key, a title and, unless the row has `texts[key]` and `values[key]`, functions for both.
+// `filters` have a name, a label and a function from row to text. `csv` pairs the titles of the file with
+// functions from row to value. `detail` makes what an unfolded row shows, `search` what the text filter reads.
+function makeTable(options) {
+  Object.assign(table, options);
+  table.columns = options.columns.map((column) => ({
+    numeric: !column.text,
+    text: (row) => row.texts[column.key],
+    sort: column.text ?? ((row) => row.values[column.key]),
+    ...column,
+  }));
+  table.start = { ...table.sorting };
+  drawTableHead();
+  const form = document.getElementById("table-controls");
+  for (const { name, label, of } of table.filters) {
+    const values = [...new Set(table.rows.map(of))];
+    const options = values.length > 1 ? [["", "all"], ...values.map((value) => [value, value])] : [["", "all"]];
+    choice(form, name, label, options, "", drawTable);
+  }
+  form.append(document.getElementById("table-count"), document.getElementById("table-csv"));
+  const filter = document.getElementById("table-filter");
+  filter.addEventListener("input", () => { drawTable(); rememberView(true); });
+  document.getElementById("table-csv").addEventListener("click", saveRows);
+  inView("table.filter", () => [filter.value], ([text]) => { filter.value = text; });
+  inView("table.sort", () => [(table.sorting.descending ? "-" : "") + table.sorting.key], ([text]) => readSorting(text));
+  inView("table.open", () => [...table.unfolded].sort(), (ids) => {
+    table.unfolded = new Set(ids.filter((id) => table.rows.some((row) => row.id === id)));
+  });
 }
 
-function compareRuns(a, b) {
-  const { sort } = COLUMNS.find((column) => column.key === sorting.key);
+function readSorting(text) {
+  const key = text.replace(/^-/, "");
+  const known = table.columns.some((column) => column.key === key);
+  table.sorting = known ? { key, descending: text !== key } : { ...table.start };
+}
+
+function compareRows(a, b) {
+  const { sort } = table.columns.find((column) => column.key === table.sorting.key);
   const [left, right] = [sort(a), sort(b)];
   if (left === null || right === null) return (left === null) - (right === null); // unknown always last
   const order = typeof left === "string" ? left.localeCompare(right) : left - right;
-  return sorting.descending ? -order : order;
+  return table.sorting.descending ? -order : order;
 }
 
-function searchText(run) {
-  const columns = COLUMNS.slice(0, 6).map((column) => `${column.title} ${column.text(run)}`);
-  return [...columns, run.layers, run.id, run.message ?? ""].join(" ").toLowerCase();
+function rowsShown() {
+  const words = document.getElementById("table-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const chosen = selectionOf("table-controls");
+  return table.rows
+    .filter((row) => !hiddenMixers.has(row.mixer))
+    .filter((row) => table.filters.every(({ name, of }) => !chosen[name] || of(row) === chosen[name]))
+    .filter((row) => words.every((word) => table.search(row).toLowerCase().includes(word)))
+    .sort(compareRows);
 }
 
 function drawTableHead() {
-  const cells = COLUMNS.map((column) => {
+  const cells = table.columns.map((column) => {
     const button = element("button", { type: "button" }, column.title);
     button.addEventListener("click", () => {
-      sorting.descending = sorting.key === column.key ? !sorting.descending : false;
-      sorting.key = column.key;
-      drawTableBody();
+      const again = table.sorting.key === column.key;
+      table.sorting = { key: column.key, descending: again && !table.sorting.descending };
+      drawTable();
+      rememberView();
     });
     return element("th", { scope: "col", "data-key": column.key, class: column.numeric ? "number" : "" }, button);
   });
-  document.querySelector("#run-table thead").replaceChildren(element("tr", {}, ...cells));
+  document.querySelector("#table thead").replaceChildren(element("tr", {}, ...cells));
 }
 
-function drawTableBody() {
-  const words = document.getElementById("run-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const shown = study.runs
-    .filter((run) => !hiddenMixers.has(run.mixer))
-    .filter((run) => words.every((word) => searchText(run).includes(word)))
-    .sort(compareRuns);
-  for (const head of document.querySelectorAll("#run-table th[data-key]")) {
-    const mine = head.dataset.key === sorting.key;
-    head.setAttribute("aria-sort", mine ? (sorting.descending ? "descending" : "ascending") : "none");
+function drawTable() {
+  const shown = rowsShown();
+  for (const head of document.querySelectorAll("#table th[data-key]")) {
+    const mine = head.dataset.key === table.sorting.key;
+    head.setAttribute("aria-sort", mine ? (table.sorting.descending ? "descending" : "ascending") : "none");
   }
-  document.querySelector("#run-table tbody").replaceChildren(...shown.flatMap(tableRows));
-  document.getElementById("run-count").value = `${shown.length} of ${study.runs.length} runs`;
+  document.querySelector("#table tbody").replaceChildren(...shown.flatMap(tableRows));
+  document.getElementById("table-count").value = `${shown.length} of ${table.rows.length} ${table.noun}`;
 }
 
-function tableRows(run) {
-  const open = unfolded.has(run.id);
-  const cells = COLUMNS.map((column) => {
-    if (column.key === "mixer") return element("th", { scope: "row" }, unfoldButton(run, open));
-    const kind = column.numeric ? "number" : column.key === "status" ? `status ${run.status}` : "";
-    return element("td", { class: kind }, column.text(run));
+function tableRows(row) {
+  const open = table.unfolded.has(row.id);
+  const cells = table.columns.map((column) => {
+    if (column.key === "mixer") return element("th", { scope: "row" }, unfoldButton(row, open));
+    const kind = column.numeric ? "number" : column.kind?.(row) ?? "";
+    return element("td", { class: kind }, column.text(row));
   });
-  const row = element("tr", { "data-run": run.id }, ...cells);
-  return open ? [row, detailRow(run)] : [row];
+  const line = element("tr", { "data-row": row.id }, ...cells);
+  if (!open) return [line];
+  const detail = element("td", { colspan: table.columns.length }, element("div", { class: "detail" }, ...table.detail(row)));
+  return [line, element("tr", { class: "unfolded" }, detail)];
 }
 
-function unfoldButton(run, open) {
+function unfoldButton(row, open) {
   const button = element("button", { type: "button", class: "unfold", "aria-expanded": String(open) },
-    glyph(run.mixer), study.mixers[run.mixer].name);
+    glyph(row.mixer), page.mixers[row.mixer].name);
   button.addEventListener("click", () => {
-    if (!unfolded.delete(run.id)) unfolded.add(run.id);
-    drawTableBody();
-    document.querySelector(`#run-table tr[data-run="${run.id}"] .unfold`).focus();
+    if (!table.unfolded.delete(row.id)) table.unfolded.add(row.id);
+    drawTable();
+    rememberView();
+    [...document.querySelectorAll("#table tr[data-row]")].find((line) => line.dataset.row === row.id).querySelector(".unfold").focus();
   });
   return button;
 }
 
-function detailRow(run) {
-  const facts = [
-    ["run", run.id], ["layers", run.layers], ["status", run.status], ["message", run.message],
-    ["started", run.started], ["environment", run.environment],
-  ].filter(([, value]) => value);
-  const list = element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
-  const command = document.querySelector(".command").textContent;
-  const detail = element("div", { class: "detail" },
-    element("div", {}, list, element("p", {}, "Part of the study made by"), element("pre", {}, command)),
-    element("div", {}, element("p", {}, "Full spec"), element("pre", {}, run.spec)));
-  return element("tr", { class: "unfolded" }, element("td", { colspan: COLUMNS.length }, detail));
+function factList(facts) {
+  const known = facts.filter(([, value]) => value);
+  return element("dl", {}, ...known.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
+
+function csvText(rows) {
+  const lines = [table.csv.map(([title]) => csvCell(title)), ...rows.map((row) => table.csv.map(([, of]) => csvCell(of(row))))];
+  return lines.map((cells) => `${cells.join()}\r\n`).join("");
+}
+
+// Spreadsheets run texts that begin like a formula: an apostrophe keeps them texts.
+function csvCell(value) {
+  if (value === null || value === undefined) return "";
+  if (typeof value === "number") return String(value);
+  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+}
+
+function saveRows() {
+  const address = URL.createObjectURL(new Blob([csvText(rowsShown())], { type: "text/csv" }));
+  const link = element("a", { href: address, download: `${fileName(`${page.name} ${table.noun}`)}.csv` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
 }

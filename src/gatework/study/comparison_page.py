@@ -1,0 +1,295 @@
+"""The page that reports one study against another: the same frame as a study's own page, other figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from gatework.study.answer import quality_unit
+from gatework.study.comparison import COSTS, VERDICTS, Comparison, Pair, compare_studies, spec_changes
+from gatework.study.page_data import describe_cell, environments, layers_text, quality_data, triple
+from gatework.study.page_frame import assemble_page, fill_template, list_html, protocol_html, write_page
+from gatework.study.quantities import NOT_MEASURED, format_difference, format_quality, format_ratio
+from gatework.study.report import read_summary
+from gatework.study.summary import Cell, Spread, Summary
+
+COMPARISON_FILE = "comparison.html"
+_SCRIPTS = ("comparison.js",)
+_COST_NAMES = {
+    "parameters": "parameters",
+    "state_bytes": "decoding state",
+    "activation_bytes": "activation memory",
+    "training_flops": "training compute",
+    "tokens_per_second": "training speed",
+}
+#: What a verdict says of study A, in the table and in the counts.
+_VERDICT_TEXTS = {
+    "better": "A better",
+    "worse": "A worse",
+    "overlap": "seeds overlap",
+    "one seed": "one seed",
+    "unknown": "not comparable",
+}
+_TABLE_CAPTION = (
+    "In brackets: the range over all pairs of seeds. Ratios are A over B. A row unfolds to what both studies "
+    "know of it, and to what differs in their specifications; mixers that the legend hides are left out."
+)
+# So many cells that only one study has are listed; more are counted.
+_MOST_LISTED = 12
+
+
+def write_comparison(directory: Path, against: Path, output: Path | None = None) -> Path:
+    """Write a page that reports the study in ``directory`` against the one in ``against``.
+
+    Args:
+        directory: Directory of the study, called A on the page.
+        against: Directory of the study it is compared with, called B.
+        output: The page; by default ``comparison.html`` in ``directory``.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileError: If a directory holds no valid study, one of its files is broken, the studies are of
+            different tasks or qualities, or the page cannot be written.
+    """
+    comparison = compare_studies(read_summary(directory), read_summary(against))
+    path = directory / COMPARISON_FILE if output is None else output
+    write_page(path, render_comparison(comparison))
+    return path
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Return the page of a comparison as one HTML document."""
+    one, two = comparison.study.study, comparison.baseline.study
+    title = one.title if one.title == two.title else f"{one.title} / {two.title}"
+    first, *others = _answer(comparison)
+    name = comparison.study.quality.name
+    words = {
+        "title": escape(title),
+        "answer": " ".join([f"<strong>{escape(first)}</strong>", *map(escape, others)]),
+        "counts": _counts_html(comparison),
+        "protocol": protocol_html(_protocol(comparison)),
+        "changes": _changes_html(comparison),
+        "only": list_html([*_only("A", comparison.only_study), *_only("B", comparison.only_baseline)]),
+        "quality": escape(name),
+        "Quality": escape(name[:1].upper() + name[1:]),
+        "better": "above" if comparison.study.quality.better == "higher" else "below",
+        "side": "right" if comparison.study.quality.better == "higher" else "left",
+    }
+    return assemble_page(
+        title=f"{title}: A against B",
+        eyebrow=f"{one.task} · two studies compared · A: {one.name} · B: {two.name}",
+        header=fill_template("comparison_header.html", words),
+        figures=fill_template("comparison_figures.html", words),
+        table=("Every common cell", _TABLE_CAPTION, "mixer, setting, verdict …"),
+        data=comparison_data(comparison),
+        scripts=_SCRIPTS,
+    )
+
+
+def comparison_data(comparison: Comparison) -> dict[str, Any]:
+    """Collect what the page's script draws: plain JSON, without a number that is not finite."""
+    study, baseline = comparison.study, comparison.baseline
+    settings = list(dict.fromkeys(pair.study.setting for pair in comparison.pairs))
+    cells = [cell for pair in comparison.pairs for cell in (pair.study, pair.baseline)]
+    return {
+        "name": f"{study.study.name} against {baseline.study.name}",
+        "quality": quality_data(study.quality, cells),
+        "mixers": [{"name": name, "layers": layers_text(study, name)} for name in comparison.mixers],
+        "settings": settings,
+        "widths": sorted({pair.study.width for pair in comparison.pairs}),
+        "costs": [{"key": cost, "title": _COST_NAMES[cost]} for cost in COSTS],
+        "pairs": [_pair(comparison, pair, settings) for pair in comparison.pairs],
+    }
+
+
+def _pair(comparison: Comparison, pair: Pair, settings: Sequence[str]) -> dict[str, Any]:
+    """One row of the table, and one point of each figure."""
+    study, baseline, difference = pair.study, pair.baseline, pair.difference
+    title = f"{study.mixer}, width {study.width}"
+    ratios = {cost: pair.ratio(cost) for cost in COSTS}
+    values = {
+        "width": study.width,
+        "study": study.quality.mean if study.quality else None,
+        "baseline": baseline.quality.mean if baseline.quality else None,
+        "difference": difference.mean if difference else None,
+        "low": difference.low if difference else None,
+        "high": difference.high if difference else None,
+        "standard_error": difference.std if difference else None,
+        "study_rate": study.learning_rate,
+        "baseline_rate": baseline.learning_rate,
+        **ratios,
+    }
+    texts = {
+        "width": str(study.width),
+        "study": format_quality(values["study"]),
+        "baseline": format_quality(values["baseline"]),
+        "difference": _difference_text(difference),
+        **{cost: NOT_MEASURED if ratio is None else format_ratio(ratio) for cost, ratio in ratios.items()},
+    }
+    return {
+        "id": f"{title}, {study.setting}",
+        "title": title,
+        "mixer": comparison.mixers.index(study.mixer),
+        "setting": settings.index(study.setting),
+        "verdict": pair.verdict,
+        "verdict_text": _VERDICT_TEXTS[pair.verdict],
+        "quality": [triple(study.quality), triple(baseline.quality)],
+        "difference": triple(difference),
+        "values": values,
+        "texts": texts,
+        "hover": [title, study.setting, *_hover(comparison, pair)],
+        "details": [
+            describe_cell(comparison.study, study)[2:],
+            describe_cell(comparison.baseline, baseline)[2:],
+        ],
+        "changes": [list(change) for change in spec_changes(pair)],
+    }
+
+
+def _hover(comparison: Comparison, pair: Pair) -> list[str]:
+    lines = [
+        f"{label} {format_quality(cell.quality.mean)}" + _range_text(cell.quality)
+        for label, cell in (("A", pair.study), ("B", pair.baseline))
+        if cell.quality
+    ]
+    if pair.difference:
+        unit = quality_unit(comparison.study.quality)
+        lines.append(
+            f"difference {format_difference(pair.difference.mean, unit)}: {_VERDICT_TEXTS[pair.verdict]}"
+        )
+    return lines
+
+
+def _range_text(spread: Spread) -> str:
+    if spread.count < 2:
+        return " (one seed)"
+    return f" ({format_quality(spread.low)} to {format_quality(spread.high)}, {spread.count} seeds)"
+
+
+def _difference_text(difference: Spread | None) -> str:
+    if difference is None:
+        return NOT_MEASURED
+    text = format_difference(difference.mean)
+    if difference.count < 2:
+        return text
+    return f"{text} [{format_difference(difference.low)}, {format_difference(difference.high)}]"
+
+
+def _answer(comparison: Comparison) -> list[str]:
+    """The comparison in words, the most important sentence first."""
+    number = len(comparison.pairs)
+    if not number:
+        return ["The two studies have no mixer, setting and width in common, so there is nothing to compare."]
+    cells = f"{number} cell{'s' * (number != 1)} that both studies have"
+    better, worse = comparison.count("better"), comparison.count("worse")
+    sentences = [f"Of the {cells}, A is better in {better} and worse in {worse}."]
+    if overlap := comparison.count("overlap"):
+        sentences.append(f"In {overlap} the seeds overlap, so that nothing can be told apart.")
+    if single := comparison.count("one seed"):
+        sentences.append(f"In {single} a study has one seed, which says little.")
+    if unknown := comparison.count("unknown"):
+        sentences.append(f"In {unknown} a result is missing or a seed diverged.")
+    return [*sentences, *_extremes(comparison), *_costs_sentence(comparison)]
+
+
+def _extremes(comparison: Comparison) -> list[str]:
+    """The largest gain and the largest loss among those that the seeds can tell apart."""
+    unit = quality_unit(comparison.study.quality)
+    sentences = []
+    for verdict, word in (("better", "gain"), ("worse", "loss")):
+        clear = [
+            (pair, pair.difference)
+            for pair in comparison.pairs
+            if pair.verdict == verdict and pair.difference
+        ]
+        if clear:
+            pair, difference = max(clear, key=lambda entry: abs(entry[1].mean))
+            where = f"{pair.study.mixer} at width {pair.study.width} ({pair.study.setting})"
+            change = format_difference(difference.mean, unit)
+            sentences.append(f"The largest {word} is {change} {comparison.study.quality.name}, of {where}.")
+    return sentences
+
+
+def _costs_sentence(comparison: Comparison) -> list[str]:
+    ratios = {cost: comparison.median_ratio(cost) for cost in COSTS}
+    known = [
+        f"{format_ratio(ratio)} {_COST_NAMES[cost]}" for cost, ratio in ratios.items() if ratio is not None
+    ]
+    return [f"Costs of A over those of B, at the median: {', '.join(known)}."] if known else []
+
+
+def _counts_html(comparison: Comparison) -> str:
+    number = len(comparison.pairs)
+    items = [f"<li><b>{number}</b> common cell{'s' * (number != 1)}</li>"]
+    items += [
+        f'<li class="{verdict.replace(" ", "-")}"><b>{count}</b> {escape(_VERDICT_TEXTS[verdict])}</li>'
+        for verdict in VERDICTS
+        if (count := comparison.count(verdict))
+    ]
+    return "".join(items)
+
+
+def _protocol(comparison: Comparison) -> dict[str, str]:
+    return {
+        "A": _study_text(comparison.study),
+        "B": _study_text(comparison.baseline),
+        "Difference": (
+            f"A minus B, of {comparison.study.quality.name} on test data; its range is over all pairs of a "
+            "seed of A and a seed of B, and holds zero exactly if the seeds overlap"
+        ),
+    }
+
+
+def _study_text(summary: Summary) -> str:
+    study = summary.study
+    seeds = len({run.spec.seed for run in summary.runs})
+    rates = "learning rates chosen on validation data" if summary.has_rate_choice else "learning rates fixed"
+    return (
+        f"{study.name}, {study.created[:10]}: {summary.count('finished')} of {len(summary.runs)} runs "
+        f"finished, {seeds} seed{'s' * (seeds != 1)}, {rates}; "
+        f"held equal: {study.budget}"
+    )
+
+
+def _changes_html(comparison: Comparison) -> str:
+    """Table rows of what differs: the studies as a whole, then the specifications of common cells."""
+    rows = []
+    one, two = comparison.study, comparison.baseline
+    for name, mine, other in (
+        ("command", one.study.command, two.study.command),
+        ("held equal", one.study.budget, two.study.budget),
+        ("plugins", ", ".join(one.study.plugins) or "none", ", ".join(two.study.plugins) or "none"),
+        ("measured with", "; ".join(environments(one.runs)), "; ".join(environments(two.runs))),
+    ):
+        if mine != other:
+            rows.append((name, mine or "unknown", other or "unknown", "study"))
+    cells = len(comparison.pairs)
+    rows += [
+        (
+            change.name,
+            change.study,
+            change.baseline,
+            "all cells" if change.count == cells else f"{change.count} of {cells} cells",
+        )
+        for change in comparison.changes
+    ]
+    if not rows:
+        return '<tr><th scope="row">nothing</th><td colspan="3">The specifications are the same.</td></tr>'
+    return "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(mine)}</td><td>{escape(other)}</td>'
+        f"<td>{escape(where)}</td></tr>"
+        for name, mine, other, where in rows
+    )
+
+
+def _only(label: str, cells: Sequence[Cell]) -> list[str]:
+    """Sentences on the cells that only one study has."""
+    if not cells:
+        return [f"{label} has no cell that the other lacks."]
+    listed = [f"{cell.mixer}, width {cell.width}, {cell.setting}" for cell in cells[:_MOST_LISTED]]
+    rest = f"; and {len(cells) - _MOST_LISTED} more" if len(cells) > _MOST_LISTED else ""
+    return [f"Only in {label}: {'; '.join(listed)}{rest}."]

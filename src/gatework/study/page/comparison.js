@@ -1,0 +1,115 @@
+// The page that reports study A against study B: two figures, and the table of every common cell.
+
+const mixerOf = (pair) => page.mixers[pair.mixer].name;
+const settingOf = (pair) => page.settings[pair.setting];
+
+const COLUMNS = [
+  { key: "mixer", title: "mixer", text: mixerOf },
+  { key: "setting", title: "setting", text: settingOf, sort: (pair) => pair.setting, kind: () => "setting" },
+  { key: "width", title: "width" },
+  { key: "study", title: `${page.quality.name} A` },
+  { key: "baseline", title: `${page.quality.name} B` },
+  { key: "difference", title: "A − B" },
+  { key: "verdict", title: "verdict", text: (pair) => pair.verdict_text, kind: (pair) => `verdict ${pair.verdict.replace(" ", "-")}` },
+  ...page.costs.map(({ key, title }) => ({ key, title: title.replace(/^.* /, "") })),
+];
+
+const CSV = [
+  ["mixer", mixerOf], ["setting", settingOf], ["width", (pair) => pair.values.width],
+  ...[
+    ["quality_a", "study"], ["quality_b", "baseline"], ["difference", "difference"], ["difference_low", "low"],
+    ["difference_high", "high"], ["standard_error", "standard_error"],
+  ].map(([title, key]) => [title, (pair) => pair.values[key]]),
+  ["verdict", (pair) => pair.verdict_text],
+  ["learning_rate_a", (pair) => pair.values.study_rate], ["learning_rate_b", (pair) => pair.values.baseline_rate],
+  ...page.costs.map(({ key }) => [`${key}_ratio`, (pair) => pair.values[key]]),
+];
+
+function searchText(pair) {
+  return [mixerOf(pair), settingOf(pair), `width ${pair.values.width}`, pair.verdict_text, page.mixers[pair.mixer].layers].join(" ");
+}
+
+function pairDetail(pair) {
+  const lines = ["A", "B"].map((label, side) => element("div", {}, element("p", {}, `In ${label}`),
+    element("ul", {}, ...pair.details[side].map((line) => element("li", {}, line)))));
+  const changes = pair.changes.map(([name, mine, other]) => [name, `${mine} in A, ${other} in B`]);
+  const differs = changes.length ? factList(changes) : element("p", {}, "Nothing: the specifications are the same.");
+  return [...lines, element("div", {}, element("p", {}, "What differs"), differs)];
+}
+
+function shownPairs(setting) {
+  return page.pairs.filter((pair) => pair.setting === setting && !hiddenMixers.has(pair.mixer));
+}
+
+// A against B: what lies on the diagonal has not changed.
+function drawScatter() {
+  panels("scatter-panels", page.settings).forEach((plot, setting) => {
+    const pairs = shownPairs(setting).filter((pair) => pair.difference);
+    const traces = shownMixers().map((index) => {
+      const mine = pairs.filter((pair) => pair.mixer === index);
+      const { colour } = mixerStyle(index);
+      return {
+        type: "scatter", mode: "markers", name: mixerName(index),
+        x: mine.map((pair) => pair.quality[1][0]), y: mine.map((pair) => pair.quality[0][0]),
+        error_x: spreadBars(mine.map((pair) => pair.quality[1]), colour),
+        error_y: spreadBars(mine.map((pair) => pair.quality[0]), colour),
+        marker: marker(index, mine.map((pair) => widthSize(pair.values.width))),
+        hoverinfo: "text", hovertext: mine.map((pair) => hoverText(pair.hover)),
+      };
+    });
+    const [low, high] = page.quality.range;
+    const diagonal = { type: "line", layer: "below", x0: low, y0: low, x1: high, y1: high, line: { color: cssColour("--line"), width: 1.5 } };
+    const title = (label) => `${page.quality.name} in ${label}`;
+    const { range } = page.quality;
+    draw(plot, traces, layout(axis(title("B"), { range }), axis(title("A"), { range }), { shapes: [diagonal], height: 380 }));
+  });
+}
+
+// One row per mixer and width, the largest gain on top.
+function drawDifferences(selection) {
+  const settings = settingsShown(selection);
+  const bounds = page.pairs.filter((pair) => pair.difference).flatMap(({ difference }) => difference.slice(1));
+  const reach = 1.08 * Math.max(...bounds.map(Math.abs), 1e-6);
+  const titles = settings.map((setting) => `A − B, ${page.settings[setting]}`);
+  const sign = page.quality.better === "higher" ? 1 : -1;
+  panels("difference-panels", titles).forEach((plot, index) => {
+    const rows = shownPairs(settings[index]).filter((pair) => pair.difference
+      && (!selection.width || pair.values.width === Number(selection.width)))
+      .sort((a, b) => sign * (a.difference[0] - b.difference[0]));
+    const traces = rows.map((pair, row) => ({
+      type: "scatter", mode: "markers", x: [pair.difference[0]], y: [row], marker: marker(pair.mixer, 10),
+      error_x: spreadBars([pair.difference], mixerStyle(pair.mixer).colour),
+      hoverinfo: "text", hovertext: [hoverText(pair.hover)],
+    }));
+    const most = plot.clientWidth < 500 ? 16 : 34;
+    const yaxis = axis("", {
+      tickvals: rows.map((_, row) => row), ticktext: rows.map((pair) => `${short(mixerOf(pair), most)}, ${pair.values.width}`), range: [-0.7, rows.length - 0.3], ticks: "",
+    });
+    const xaxis = axis(`difference in ${page.quality.name}`, { range: [-reach, reach], tickformat: "+~g" });
+    const zero = { type: "line", layer: "below", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: cssColour("--muted"), width: 1.5 } };
+    draw(plot, traces, layout(xaxis, yaxis, { shapes: [zero], height: Math.max(180, 86 + 24 * rows.length) }));
+  });
+}
+
+const redrawDifferences = () => drawDifferences(selectionOf("difference-controls"));
+
+function drawAll() {
+  drawScatter();
+  redrawDifferences();
+  drawTable();
+}
+
+buildLegend();
+const form = document.getElementById("difference-controls");
+choice(form, "setting", "Setting", settingOptions(), page.settings.length > 1 ? "" : page.settings[0] ?? "", redrawDifferences);
+choice(form, "width", "Width", widthOptions(), page.widths.length > 1 ? "" : page.widths[0] ?? "", redrawDifferences);
+makeTable({
+  noun: "common cells", rows: page.pairs, columns: COLUMNS, csv: CSV, search: searchText, detail: pairDetail,
+  sorting: { key: "difference", descending: page.quality.better === "higher" },
+  filters: [
+    { name: "mixer", label: "Mixer", of: mixerOf },
+    { name: "setting", label: "Setting", of: settingOf },
+    { name: "verdict", label: "Verdict", of: (pair) => pair.verdict_text },
+  ],
+});
+startPage();

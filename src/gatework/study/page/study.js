@@ -1,0 +1,92 @@
+// The page of one study: its controls, its columns, and what is redrawn when.
+
+const COST_NAMES = [
+  "parameters", "state_bytes", "activation_bytes", "flops_per_token", "training_flops", "training_tokens",
+  "tokens_per_second", "seconds",
+];
+const METRIC_NAMES = ["quality", "loss", "validation_quality", "validation_loss"];
+const nameOf = (run) => page.mixers[run.mixer].name;
+const settingOf = (run) => page.settings[run.setting];
+
+const COLUMNS = [
+  { key: "mixer", title: "mixer", text: nameOf },
+  { key: "setting", title: "setting", text: settingOf, sort: (run) => run.setting, kind: () => "setting" },
+  { key: "width", title: "width" },
+  { key: "learning_rate", title: "learning rate" },
+  { key: "seed", title: "seed" },
+  { key: "status", title: "status", text: (run) => run.status, kind: (run) => `status ${run.status}` },
+  { key: "quality", title: page.quality.name },
+  { key: "loss", title: "loss" },
+  { key: "parameters", title: "parameters" },
+  { key: "state_bytes", title: "state" },
+  { key: "activation_bytes", title: "memory" },
+  { key: "training_flops", title: "compute" },
+  { key: "tokens_per_second", title: "tokens/s" },
+  { key: "seconds", title: "time" },
+].filter(({ key }) => key !== "setting" || page.settings.length > 1);
+
+const CSV = [
+  ["run_id", (run) => run.id], ["mixer", nameOf], ["layers", (run) => run.layers], ["setting", settingOf],
+  ...["width", "learning_rate", "seed"].map((key) => [key, (run) => run.values[key]]),
+  ["status", (run) => run.status],
+  ...[...METRIC_NAMES, ...COST_NAMES].map((key) => [key, (run) => run.values[key]]),
+  ["message", (run) => run.message],
+];
+
+function searchText(run) {
+  const columns = COLUMNS.slice(0, COLUMNS.findIndex(({ key }) => key === "quality")).map(({ key, title, text }) => `${title} ${text ? text(run) : run.texts[key]}`);
+  return [...columns, settingOf(run), run.layers, run.id, run.message ?? ""].join(" ");
+}
+
+function runDetail(run) {
+  const facts = factList([
+    ["run", run.id], ["layers", run.layers], ["status", run.status], ["message", run.message],
+    [`validation ${page.quality.name}`, run.texts.validation_quality], ["validation loss", run.texts.validation_loss],
+    ["compute per token", run.texts.flops_per_token], ["training tokens", run.texts.training_tokens],
+    ["started", run.started], ["environment", run.environment],
+  ]);
+  const command = document.querySelector(".command").textContent;
+  return [
+    element("div", {}, facts, element("p", {}, "Part of the study made by"), element("pre", {}, command)),
+    element("div", {}, element("p", {}, "Full spec"), element("pre", {}, run.spec)),
+  ];
+}
+
+function buildControls() {
+  const form = (id) => document.getElementById(id);
+  if (page.published.length) toggle(form("width-controls"), "published", "Published results", redrawWidths);
+  const clearest = page.settings[page.clearest_setting];
+  choice(form("cost-controls"), "setting", "Setting", settingOptions(), clearest, redrawCosts);
+  choice(form("cost-controls"), "width", "Width", widthOptions(), page.widths.length > 1 ? "" : page.widths[0], redrawCosts);
+  const curves = form("curve-controls");
+  choice(curves, "setting", "Setting", settingOptions(), clearest, redrawCurves);
+  choice(curves, "width", "Width", widthOptions(), page.widths.at(-1), redrawCurves);
+  const rates = [["best", "the chosen ones"], ["all", "every one"]];
+  choice(curves, "rate", "Learning rate", page.has_rate_choice ? rates : rates.slice(0, 1), "best", redrawCurves);
+  const along = [["tokens", "tokens"], ["step", "steps"], ["seconds", "seconds"]];
+  choice(curves, "along", "Against", along, "tokens", redrawCurves);
+}
+
+const redrawWidths = () => drawWidths(selectionOf("width-controls"));
+const redrawCosts = () => drawCosts(selectionOf("cost-controls"));
+const redrawCurves = () => drawCurves(selectionOf("curve-controls"));
+
+function drawAll() {
+  redrawWidths();
+  redrawCosts();
+  redrawCurves();
+  drawTable();
+}
+
+buildLegend();
+buildControls();
+makeTable({
+  noun: "runs", rows: page.runs, columns: COLUMNS, csv: CSV, search: searchText, detail: runDetail,
+  sorting: { key: "quality", descending: page.quality.better === "higher" },
+  filters: [
+    { name: "mixer", label: "Mixer", of: nameOf },
+    { name: "setting", label: "Setting", of: settingOf },
+    { name: "status", label: "Status", of: (run) => run.status },
+  ],
+});
+startPage();

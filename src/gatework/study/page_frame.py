@@ -1,0 +1,117 @@
+"""The frame that all pages share: style, scripts, policy, and parts put together to one document.
+
+A page is complete in itself and loads nothing: its content security policy allows no network, and runs only
+the scripts whose hashes it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from gatework._version import __version__
+from gatework.files import write_atomically
+
+_SHARED_SCRIPTS = ("marks.js", "legend.js", "view.js", "table.js")
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page atomically.
+
+    Raises:
+        FileError: If it cannot be written.
+    """
+    # JSON can hold half of a surrogate pair, which UTF-8 cannot: it becomes a question mark.
+    write_atomically(path, page.encode(errors="replace").decode())
+
+
+def assemble_page(
+    *,
+    title: str,
+    eyebrow: str,
+    header: str,
+    figures: str,
+    table: tuple[str, str, str],
+    data: Mapping[str, Any],
+    scripts: Sequence[str],
+) -> str:
+    """Put a page together: the frame that all pages share, and one page's own parts.
+
+    Args:
+        title: Title of the document, as text.
+        eyebrow: The line above its heading, as text.
+        header: HTML above the figures.
+        figures: HTML of the figures.
+        table: Heading and caption of the table, and a hint in its filter, as text.
+        data: The one JSON value that the scripts draw.
+        scripts: The page's own scripts, after those that all pages share.
+    """
+    # Imported here: it is large, and only a page needs it.
+    from plotly.offline import get_plotlyjs
+
+    plotly = get_plotlyjs()
+    script = "\n".join(_page_file(name) for name in (*_SHARED_SCRIPTS, *scripts))
+    texts = {"title": title, "eyebrow": eyebrow, "version": __version__}
+    texts |= dict(zip(("table_title", "table_caption", "table_hint"), table, strict=True))
+    return Template(_page_file("shell.html")).substitute(
+        {name: escape(text) for name, text in texts.items()},
+        policy=_policy(plotly, script),
+        style=_style(),
+        header=header,
+        figures=figures,
+        data=embed_json(data),
+        plotly=plotly,
+        script=script,
+    )
+
+
+def fill_template(name: str, words: Mapping[str, str]) -> str:
+    """Return a part of a page with its words filled in, which are HTML already."""
+    return Template(_page_file(name)).substitute(words)
+
+
+def list_html(items: Iterable[str]) -> str:
+    """Write texts as the items of a list."""
+    return "".join(f"<li>{escape(item)}</li>" for item in items)
+
+
+def protocol_html(lines: Mapping[str, str]) -> str:
+    """Write what was held equal, chosen and reported, a term and a sentence each."""
+    return "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in lines.items())
+
+
+def embed_json(value: Any) -> str:
+    """Write JSON that is inert inside a ``<script>`` element: no ``<``, ``>`` or ``&`` remains in it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _page_file(name: str) -> str:
+    return (files("gatework.study") / "page" / name).read_text(encoding="utf-8")
+
+
+def _style() -> str:
+    """The style sheet: dark if the reader chose it, or if the system is dark and the reader chose nothing."""
+    dark = _page_file("dark.css")
+    rules = (
+        f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{\n{dark}}} }}\n'
+        f':root[data-theme="dark"] {{\n{dark}}}'
+    )
+    return _page_file("report.css").replace("/*dark*/", rules)
+
+
+def _policy(*scripts: str) -> str:
+    """Allow no network at all, and no script but the given ones (plotly sets styles from its script)."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "form-action 'none'; base-uri 'none'"
+    )
