@@ -1,0 +1,120 @@
+"""Training losses, step by step, of a miniature of every recipe.
+
+A change that is not meant to change numbers leaves them as they are. One that is writes them anew and says
+so: ``python -m tests.golden.curves``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import Callback
+
+from gatework.models.language.decoder import GateworkForCausalLM
+from gatework.study.plan import parse_mixers, plan_runs
+from gatework.study.run import make_config, make_training
+from gatework.study.spec import RunSpec
+from gatework.tasks import create_task
+from gatework.training.options import TrainerOptions
+from gatework.training.trainer import make_trainer, quiet
+
+ROOT = Path(__file__).parents[2]
+CURVES = Path(__file__).with_suffix(".json")
+STEPS, ROWS = 10, 4
+
+
+class Losses(Callback):
+    """The training loss of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.values.append(float(outputs["loss"]))
+
+
+def recipes() -> list[Path]:
+    """All recipes of comparisons."""
+    return [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if path.parent.name != "fit"]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT / "recipes").with_suffix("").as_posix()
+
+
+def miniatures(path: Path, corpus: Path) -> dict[str, RunSpec]:
+    """One run per mixer of a recipe: its narrowest model, first rate, seed and setting, and little data."""
+    recipe = yaml.safe_load(path.read_text())
+    task = "text" if "text" in path.stem else "recall"
+    name, setting = next(iter(recipe["settings"].items()))
+    training = {key: recipe["training"][key] for key in recipe["training"] if key != "evaluations"}
+    runs = plan_runs(
+        task,
+        mixers=parse_mixers(recipe["mixers"]),
+        settings={name: small(recipe.get("setting", {}) | setting, corpus if task == "text" else None)},
+        widths=[min(recipe["widths"])],
+        learning_rates=recipe["learning_rates"][:1],
+        seeds=recipe["seeds"][:1],
+        training=training | {"steps": STEPS, "batch_size": ROWS, "evaluations": 1},
+        model=recipe["model"],
+    )
+    return {run.mixer: run for run in reversed(runs)}
+
+
+def small(setting: dict[str, Any], corpus: Path | None) -> dict[str, Any]:
+    """The same setting with few examples, and with a text that is the same on every machine."""
+    setting = dict(setting)
+    if corpus is not None:
+        return setting | {"corpus": str(corpus), "num_test": 1}
+    if "train" in setting:
+        return {key: [part | {"num_examples": 24} for part in setting[key]] for key in ("train", "test")}
+    return setting | {"num_train": 48, "num_test": 4}
+
+
+def write_corpus(folder: Path) -> Path:
+    """A few documents that no release of Python changes."""
+    folder.mkdir(exist_ok=True)
+    for index in range(60):
+        lines = (
+            f"line {line} of {index} holds {line * index % 97} and {line**2 % 31}\n" for line in range(40)
+        )
+        (folder / f"{index}.txt").write_text("".join(lines))
+    return folder
+
+
+def losses(run: RunSpec) -> list[float]:
+    """Train one miniature, and return its loss at every step."""
+    task, training = create_task(run.task, run.setting), make_training(run.training)
+    torch.manual_seed(run.seed)
+    module = task.module(GateworkForCausalLM(make_config(run, task)), training, run.learning_rate)
+    batches = task.train_batches(training.batch_size, steps=training.steps, seed=run.seed)
+    recorder = Losses()
+    options = TrainerOptions(accelerator="cpu")
+    with quiet():
+        trainer = make_trainer(options, steps=STEPS, validate_every=10 * STEPS, callbacks=[recorder])
+        trainer.fit(module, batches)
+    return recorder.values
+
+
+def main() -> None:
+    import tempfile
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = write_corpus(Path(folder) / "corpus")
+        curves = {
+            name_of(path): {
+                mixer: [round(loss, 6) for loss in losses(run)]
+                for mixer, run in miniatures(path, corpus).items()
+            }
+            for path in recipes()
+        }
+    CURVES.write_text(json.dumps(curves, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
