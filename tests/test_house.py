@@ -19,6 +19,7 @@ HOUSE = (
     ("cli", "__main__"),
     ("study",),
     ("bench",),
+    ("training",),
     ("tasks",),
     ("data",),
     ("attribution",),
@@ -30,6 +31,7 @@ HOUSE = (
     ("layers",),
     ("ops",),
     ("masks",),
+    ("files",),
     ("_version", "__init__"),
 )
 FLOOR = {name: len(HOUSE) - level for level, names in enumerate(HOUSE) for name in names}
