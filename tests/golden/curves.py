@@ -6,7 +6,10 @@ so: ``python -m tests.golden.curves``.
 
 from __future__ import annotations
 
+import csv
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from gatework.study.plan import parse_mixers, plan_runs
 from gatework.study.run import make_config, make_training
 from gatework.study.spec import RunSpec
 from gatework.tasks import create_task
+from gatework.training.fit import fit
 from gatework.training.options import TrainerOptions
+from gatework.training.recipe import read_recipe
 from gatework.training.trainer import make_trainer, quiet
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +43,16 @@ class Losses(Callback):
 
 
 def recipes() -> list[Path]:
-    """All recipes of comparisons."""
-    return [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if path.parent.name != "fit"]
+    """All recipes: of comparisons, and of single trainings."""
+    return sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+def curves(path: Path, folder: Path) -> dict[str, list[float]]:
+    """The losses of each model of a recipe, trained in miniature inside an empty ``folder``."""
+    corpus = write_corpus(folder / "corpus")
+    if path.parent.name == "fit":
+        return {"model": fit_losses(path, corpus, folder / "run")}
+    return {mixer: losses(run) for mixer, run in miniatures(path, corpus).items()}
 
 
 def name_of(path: Path) -> str:
@@ -100,20 +113,30 @@ def losses(run: RunSpec) -> list[float]:
     return recorder.values
 
 
-def main() -> None:
-    import tempfile
+def fit_losses(path: Path, corpus: Path, directory: Path) -> list[float]:
+    """What ``gatework fit`` writes down of a miniature of its recipe."""
+    recipe = read_recipe(path)
+    recipe = replace(
+        recipe,
+        setting=small(recipe.setting, corpus if recipe.task == "text" else None),
+        training=replace(recipe.training, steps=STEPS, epochs=None, batch_size=ROWS, evaluations=1),
+        trainer=replace(recipe.trainer, accelerator="cpu", log_every=1, num_workers=0, progress_bar=False),
+    )
+    assert fit(recipe, directory) == 0
+    with (directory / "metrics.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["split"] == "train"]
 
+
+def main() -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = write_corpus(Path(folder) / "corpus")
-        curves = {
-            name_of(path): {
-                mixer: [round(loss, 6) for loss in losses(run)]
-                for mixer, run in miniatures(path, corpus).items()
-            }
-            for path in recipes()
+    written = {}
+    for path in recipes():
+        with tempfile.TemporaryDirectory() as folder:
+            found = curves(path, Path(folder))
+        written[name_of(path)] = {
+            model: [round(loss, 6) for loss in values] for model, values in found.items()
         }
-    CURVES.write_text(json.dumps(curves, indent=1) + "\n")
+    CURVES.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,20 +6,19 @@ import json
 
 import pytest
 
-from tests.golden.curves import CURVES, STEPS, losses, miniatures, name_of, recipes, write_corpus
+from tests.golden.curves import CURVES, STEPS, curves, name_of, recipes
 
 
 @pytest.mark.parametrize("path", recipes(), ids=name_of)
 def test_losses_are_those_written_down(path, tmp_path):
     golden = json.loads(CURVES.read_text())[name_of(path)]
-    runs = miniatures(path, write_corpus(tmp_path / "corpus"))
-    assert runs.keys() == golden.keys()
-    for mixer, run in runs.items():
-        found = losses(run)
-        assert len(found) == len(golden[mixer]) == STEPS
+    found = curves(path, tmp_path)
+    assert found.keys() == golden.keys()
+    for model, losses in found.items():
+        assert len(losses) == len(golden[model]) == STEPS
         # Processors round differently: a part in ten thousand, after ten steps of optimizer.
-        assert found == pytest.approx(golden[mixer], rel=1e-4), mixer
-        assert found[0] != found[-1]
+        assert losses == pytest.approx(golden[model], rel=1e-4), model
+        assert losses[0] != losses[-1]
 
 
 def test_nothing_is_written_down_that_is_no_recipe():
