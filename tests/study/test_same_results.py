@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,9 +87,11 @@ def test_two_processes_and_one_that_was_killed(first, tmp_path):
     assert sorted(map(str, table(tmp_path / "other"))) == sorted(map(str, table(first)))
 
     killed = start(tmp_path / "killed", "--workers=2")
-    wait_until(lambda: len(stored(tmp_path / "killed")) >= 3, seconds=120)
-    killed.kill()
-    killed.communicate()
+    try:
+        wait_until(lambda: len(stored(tmp_path / "killed")) >= 3, seconds=120)
+    finally:
+        killed.kill()
+        killed.communicate()
     done = len(stored(tmp_path / "killed"))
     assert f"({NUM_RUNS - done} executed now)" in finish(start(tmp_path / "killed", "--workers=2"))
     assert_same(tmp_path / "killed", first)
@@ -100,9 +101,11 @@ def test_two_processes_and_one_that_was_killed(first, tmp_path):
 def test_ray_killed_and_resumed_equals_local_workers(first, tmp_path):
     directory = tmp_path / "study"
     killed = start(directory, "--executor=ray", "--workers=2")
-    wait_until(lambda: len(stored(directory)) >= 2, seconds=180)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    try:
+        wait_until(lambda: len(stored(directory)) >= 2, seconds=300)
+    finally:
+        killed.kill()
+        killed.communicate()
     done = len(stored(directory))
     assert 2 <= done < NUM_RUNS
     error = finish(start(directory, "--executor=ray", "--workers=2"))
