@@ -146,6 +146,21 @@ def kill_after(seconds, recipe, directory, signum=signal.SIGKILL):
     return code
 
 
+def stop_after_save(recipe, directory, signum):
+    """Train in a forked process, send it a signal once it has saved, and return its exit code."""
+    last = Path(directory) / "checkpoints" / "last.ckpt"
+    before = last.stat().st_mtime_ns if last.exists() else 0
+    process = Training(recipe, directory)
+    code = process.wait(0)
+    while code is None and not (last.exists() and last.stat().st_mtime_ns > before):
+        code = process.wait(0.01)
+    if code is None:
+        os.kill(process.pid, signum)
+        code = process.wait(120)
+    assert code is not None
+    return code
+
+
 def die_at(name, count):
     """Make the ``count``-th call of ``os.NAME`` the last thing that the process does."""
 
