@@ -47,6 +47,15 @@ def test_tokens_give_short_sequences_more_steps(tmp_path):
     assert sentence == "5.12k training tokens for every mixer: between 20 and 40 steps"
 
 
+@pytest.mark.parametrize("steps", [3, 7, 29, 1500])
+def test_the_reference_keeps_its_steps_whatever_one_costs(tmp_path, monkeypatch, steps):
+    runs = grid(steps=steps, evaluations=1)
+    for price in (0.1, 1 / 3, 0.7, 1e9 / 7):
+        monkeypatch.setattr("gatework.study.budget._step_flops", lambda run, price=price: price)
+        planned, _ = plan(runs, "flops", None, tmp_path)
+        assert {run.training["steps"] for run in planned} == {steps}
+
+
 def test_flops_are_equal_at_each_width_within_a_step(tmp_path):
     from gatework.models.language.decoder import GateworkForCausalLM
     from gatework.study.flops import step_cost

@@ -65,7 +65,8 @@ def apply_budget(
     for run in runs:
         reference = references.setdefault((run.setting_name, run.width), price(run) * make_steps(run))
         available = reference if amount is None else amount
-        planned.append(_with_steps(run, int(available / price(run))))
+        # What pays for exactly so many steps must not lose one to rounding.
+        planned.append(_with_steps(run, int(available / price(run) * (1 + 1e-12))))
     return planned, _sentence(kind, amount, runs[0].mixer, planned)
 
 

@@ -157,7 +157,7 @@ class ExactResume(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop at once if told to: what came before the validation is saved.
+        """Stop at once if told to: what came before the evaluation is saved.
 
         Raises:
             InterruptedTrainingError: If told to stop.
@@ -165,21 +165,7 @@ class ExactResume(Checkpoint):
         if stop := self._told_to_stop(trainer):
             raise InterruptedTrainingError(stop)
 
-    def on_test_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Stop at once if told to.
-
-        Raises:
-            InterruptedTrainingError: If told to stop.
-        """
-        if stop := self._told_to_stop(trainer):
-            raise InterruptedTrainingError(stop)
+    on_test_batch_start = on_validation_batch_start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the checkpoint of the best validation."""
