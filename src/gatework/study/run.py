@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,9 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
-import lightning
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from gatework import __version__
 from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.registry import suggestion
@@ -24,6 +21,7 @@ from gatework.study.spec import RunSpec
 from gatework.tasks import create_task
 from gatework.tasks.next_token import DivergedError, NextTokenModule
 from gatework.tasks.task import Task, Training
+from gatework.training.environment import environment
 from gatework.training.options import TrainerOptions
 from gatework.training.trainer import make_trainer, quiet
 
@@ -75,7 +73,7 @@ def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
         "cost": _cost(model, task, recorder),
         "curve": recorder.curve,
-        "environment": _environment(),
+        "environment": environment(),
         "started": started,
     }
 
@@ -201,15 +199,4 @@ def _cost(model: GateworkForCausalLM, task: Task, recorder: _Recorder) -> dict[s
         "training_tokens": recorder.tokens,
         "seconds": recorder.seconds(),
         "tokens_per_second": recorder.tokens_per_second(),
-    }
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "gatework": __version__,
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
     }

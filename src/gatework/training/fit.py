@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning import LightningDataModule, Trainer
 
-from gatework import __version__
 from gatework.checkpoints import CheckpointError, load_checkpoint
 from gatework.data.loader import ResumableLoader
 from gatework.data.segment import TokenBatch
@@ -30,6 +27,7 @@ from gatework.tasks.next_token import DivergedError, NextTokenModule
 from gatework.tasks.task import Task, Training
 from gatework.training.callbacks import check_callbacks, make_callbacks
 from gatework.training.checkpoint_io import read_checkpoint
+from gatework.training.environment import environment
 from gatework.training.evaluate import MODEL, make_model, make_task, model_weights, score
 from gatework.training.metrics import MetricsLog
 from gatework.training.progress import TrainingProgress
@@ -205,7 +203,7 @@ class _Fit:
             **scores,
             "best": session.resume.best,
             "data": self.task.describe(),
-            "environment": _environment(),
+            "environment": environment(),
         }
         write_json(self.directory / RESULT, result)
         validation, test = (f"{scores[split]['quality']:.4f}" for split in ("validation", "test"))
@@ -346,14 +344,3 @@ def _is_first_process() -> bool:
     """Whether this process was not started by another of the same training."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
     return all(rank in ("", "0") for rank in ranks)
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "gatework": __version__,
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-    }
