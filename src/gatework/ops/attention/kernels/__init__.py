@@ -1,0 +1,116 @@
+"""Blocked attention in float32 on a CPU, compiled by numba: any plan, forward and backward.
+
+For every tile of queries, the keys that it needs are taken chunk by chunk: one matrix product for the
+scores, one pass over them for the softmax with a running maximum, one product with the values (online
+softmax, arXiv:2205.14135, algorithm 1, with tiles as wide as the cache). The matrix products are those of
+MKL inside PyTorch, or of SciPy. numba is optional and imported by the first call.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gatework.ops.attention.plan import Plan
+
+
+@functools.cache
+def is_available() -> bool:
+    """Tell whether numba and a matrix product can be had; nothing is compiled yet."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    from gatework.ops.attention.kernels import blas
+
+    return blas.provider() is not None
+
+
+def forward(
+    q: Float[Tensor, "batch heads q_length head_dim"],
+    k: Float[Tensor, "batch kv_heads kv_length head_dim"],
+    v: Float[Tensor, "batch kv_heads kv_length value_dim"],
+    plan: Plan,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    bias: Float[Tensor, "_batch _heads q_length kv_length"] | None = None,
+    slopes: Float[Tensor, " heads"] | None = None,
+    query_offset: int = 0,
+) -> tuple[
+    Float[Tensor, "batch heads q_length value_dim"],
+    Float[Tensor, "batch heads q_length"],
+]:
+    """Attend to the keys that a plan allows.
+
+    ``out[i] = sum_j softmax_j(s[i, j]) v[j]`` over the allowed ``j``, where ``s = scale * q[i] . k[j]``, then
+    ``s = softcap * tanh(s / softcap)``, then ``s += bias[i, j] - slopes * |i + query_offset - j|``.
+
+    Args:
+        q: Queries, float32.
+        k: Keys, float32; their number of heads divides that of the queries.
+        v: Values, float32.
+        plan: Which keys each query attends to.
+        scale: What products are multiplied by.
+        softcap: The bound of the scores, or None.
+        bias: Added to the scores; sizes of 1 broadcast. A bias below -6e29 forbids its pair, as -inf does.
+        slopes: What each head's scores lose for each step of distance.
+        query_offset: Position of the first query among the keys.
+
+    Returns:
+        The outputs, and the natural log-sum-exp of the scores: zeros and -inf for queries without keys.
+    """
+    from gatework.ops.attention.kernels import call
+
+    return call.run_forward(q, k, v, plan, call.Options(scale, softcap, bias, slopes, query_offset))
+
+
+def backward(
+    grad_out: Float[Tensor, "batch heads q_length value_dim"],
+    delta: Float[Tensor, "batch heads q_length"],
+    q: Float[Tensor, "batch heads q_length head_dim"],
+    k: Float[Tensor, "batch kv_heads kv_length head_dim"],
+    v: Float[Tensor, "batch kv_heads kv_length value_dim"],
+    lse: Float[Tensor, "batch heads q_length"],
+    plan: Plan,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    bias: Float[Tensor, "_batch _heads q_length kv_length"] | None = None,
+    slopes: Float[Tensor, " heads"] | None = None,
+    query_offset: int = 0,
+) -> tuple[
+    Float[Tensor, "batch heads q_length head_dim"],
+    Float[Tensor, "batch kv_heads kv_length head_dim"],
+    Float[Tensor, "batch kv_heads kv_length value_dim"],
+]:
+    """Differentiate :func:`forward`: ``p = exp(s - lse)``, ``ds = p * (grad_out @ v.T - delta)``.
+
+    The same number of threads gives the same bits: sums over queries are in an order that the division of
+    the work fixes.
+
+    Args:
+        grad_out: Gradient of the outputs.
+        delta: ``(grad_out * out).sum(-1)`` less the gradient of the log-sum-exp.
+        q: As for :func:`forward`, like all that follow.
+        k: See there.
+        v: See there.
+        lse: The log-sum-exp; queries at -inf get no gradient.
+        plan: See there.
+        scale: See there.
+        softcap: See there.
+        bias: See there; gets no gradient.
+        slopes: See there; get no gradient.
+        query_offset: See there.
+
+    Returns:
+        The gradients of queries, keys and values.
+    """
+    from gatework.ops.attention.kernels import call
+
+    options = call.Options(scale, softcap, bias, slopes, query_offset)
+    return call.run_backward(grad_out, delta, q, k, v, lse, plan, options)

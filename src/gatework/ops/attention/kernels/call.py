@@ -1,0 +1,201 @@
+"""One call of the kernels: tensors and plan are described to them, and threads run them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gatework.ops.attention.kernels import blas, threads
+from gatework.ops.attention.kernels import layout as at
+from gatework.ops.attention.kernels.compiled import kernel
+
+if TYPE_CHECKING:
+    from gatework.ops.attention.plan import Plan
+
+#: Scores in a buffer, and most columns of a chunk: they and the chunk's keys should stay in the second cache.
+BUDGET, SPAN = 65536, 1024
+#: Parts of the backward pass for each thread where there are too few heads.
+PARTS_PER_THREAD = 3
+#: Products of pairs and dimensions below which other threads cost more than they help.
+LEAST_SHARED = 1_000_000
+
+Integers = NDArray[np.int64]
+
+
+class Options(NamedTuple):
+    """What the scores are, besides products of queries and keys; see ``forward``."""
+
+    scale: float
+    softcap: float | None
+    bias: Tensor | None
+    slopes: Tensor | None
+    query_offset: int
+
+
+class Work(NamedTuple):
+    """How a call is divided.
+
+    Attributes:
+        items: See :func:`~gatework.ops.attention.kernels.schedule.list_items`.
+        costs: See there.
+        rows: Most rows of queries in an item.
+        threads: How many to use.
+    """
+
+    items: NDArray[np.int32]
+    costs: Integers
+    rows: int
+    threads: int
+
+
+def run_forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: Options) -> tuple[Tensor, Tensor]:
+    """See :func:`gatework.ops.attention.kernels.forward`."""
+    if q.shape[3] == 0:
+        return run_forward(pad(q, (0, 1)), pad(k, (0, 1)), v, plan, options)
+    if v.shape[3] == 0:
+        out, lse = run_forward(q, k, pad(v, (0, 1)), plan, options)
+        return out[..., :0], lse
+    out, lse = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(q.shape[:3])
+    if q.numel() == 0 or k.numel() == 0:
+        return out.zero_(), lse.fill_(-math.inf)
+    q, k, v = _rows(q), _rows(k), _rows(v)
+    work = _divide(q, k, v, plan)
+    params, kept = _describe(q, k, v, plan, options, work)
+    params[at.OUT], params[at.LSE], params[at.COUNT] = out.data_ptr(), lse.data_ptr(), len(work.items)
+    _run("forward", params, work, backward=False, tangents=False)
+    del kept
+    return out, lse
+
+
+def run_backward(
+    grad: Tensor, delta: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, plan: Plan, options: Options
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`gatework.ops.attention.kernels.backward`."""
+    if q.shape[3] == 0:
+        q, k = pad(q, (0, 1)), pad(k, (0, 1))
+        dq, dk, dv = run_backward(grad, delta, q, k, v, lse, plan, options)
+        return dq[..., :0], dk[..., :0], dv
+    if v.shape[3] == 0:
+        dq, dk, dv = run_backward(pad(grad, (0, 1)), delta, q, k, pad(v, (0, 1)), lse, plan, options)
+        return dq, dk, dv[..., :0]
+    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    if q.numel() == 0 or k.numel() == 0:
+        return dq.zero_(), dk.zero_(), dv.zero_()
+    q, k, v, grad = _rows(q), _rows(k), _rows(v), _rows(grad)
+    lse, delta = lse.contiguous(), delta.contiguous()
+    work = _divide(q, k, v, plan)
+    params, kept = _describe(q, k, v, plan, options, work)
+    private = _part(params, q, k, v, plan, work)
+    _put(params, at.GRAD, grad)
+    params[at.DELTA : at.DV + 1] = [x.data_ptr() for x in (delta, dq, dk, dv)]
+    params[at.LSE] = lse.data_ptr()
+    _run("backward", params, work, backward=True, tangents=bool(options.softcap))
+    del kept, private
+    return dq, dk, dv
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return a tensor whose rows are contiguous and do not overlap, as BLAS requires."""
+    if x.stride(3) == 1 and x.stride(2) >= x.shape[3]:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _divide(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> Work:
+    """List the work items, and say how many threads are worth it."""
+    parts = (plan.pattern_of, plan.pattern_tile, plan.tile_query, plan.tile_run, plan.run_length)
+    arguments = [*(part.numpy() for part in parts), q.shape[0], q.shape[1], k.shape[1]]
+    list_items = kernel("list_items")
+    costs, summary = np.empty(0, np.int64), np.empty(2, np.int64)
+    size = list_items(*arguments, np.empty((0, 6), np.int32), costs, summary)
+    items, costs = np.empty((size, 6), np.int32), np.empty(size, np.int64)
+    list_items(*arguments, items, costs, summary)
+    total, rows = summary.tolist()
+    shared = total * (q.shape[3] + v.shape[3]) >= LEAST_SHARED
+    return Work(items, costs, rows, min(threads.count(), size) if shared else 1)
+
+
+def _part(params: Integers, q: Tensor, k: Tensor, v: Tensor, plan: Plan, work: Work) -> list[Any]:
+    """Cut heads into parts with gradients of their own, if there are too few; return what to keep alive."""
+    batch, kv_heads = k.shape[:2]
+    units = batch * kv_heads
+    slots = -(-PARTS_PER_THREAD * work.threads // units) if work.threads > 1 else 1
+    parts, left = np.empty((units * slots, 8), np.int64), np.zeros(units, np.int64)
+    runs = plan.tile_run.numpy(), plan.run_start.numpy(), plan.run_length.numpy()
+    group = q.shape[1] // kv_heads
+    rows = kernel("list_parts")(work.items, work.costs, *runs, kv_heads, group, slots, parts)
+    private = q.new_empty(rows * (k.shape[3] + v.shape[3]))
+    params[at.PARTS], params[at.LEFT], params[at.COUNT] = parts.ctypes.data, left.ctypes.data, len(parts)
+    params[at.PRIVATE_K] = private.data_ptr()
+    params[at.PRIVATE_V] = private.data_ptr() + 4 * rows * k.shape[3]
+    return [parts, left, private]
+
+
+def _put(params: Integers, field: int, tensor: Tensor) -> None:
+    """Describe a tensor of rank 4: address, and strides of all but the last axis."""
+    params[field : field + 4] = (tensor.data_ptr(), *tensor.stride()[:3])
+
+
+def _describe(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: Options, work: Work
+) -> tuple[Integers, list[Any]]:
+    """Fill in the block of integers that both passes need; also return what must outlive the call."""
+    params = np.zeros(at.END, np.int64)
+    kept: list[Any] = [work, plan]
+    params.view(np.float32)[2 * at.FACTORS : 2 * at.FACTORS + 4] = _factors(options)
+    params[at.ITEMS], params[at.BUDGET], params[at.SPAN] = work.items.ctypes.data, BUDGET, SPAN
+    params[at.DIM : at.Q] = (q.shape[3], v.shape[3], q.shape[1], k.shape[1], q.shape[2], k.shape[2])
+    _put(params, at.Q, q)
+    _put(params, at.K, k)
+    _put(params, at.V, v)
+    params[at.TILE_QUERY : at.POOL + 1] = [part.data_ptr() for part in plan[2:]]
+    if options.bias is not None:
+        bias = options.bias if options.bias.stride(3) == 1 else options.bias.contiguous()
+        kept.append(bias)
+        _put(params, at.BIAS, bias.expand(*q.shape[:2], -1, -1))
+    if options.slopes is not None:
+        slopes = options.slopes.contiguous()
+        kept.append(slopes)
+        params[at.SLOPES], params[at.OFFSET] = slopes.data_ptr(), options.query_offset
+    return params, kept
+
+
+def _factors(options: Options) -> tuple[float, float, float, float]:
+    """Return the numbers at ``SCALARS`` that make scores of base 2, and gradients of them."""
+    scale, cap, log2e = options.scale, options.softcap, math.log2(math.e)
+    if cap:
+        return scale / cap, cap * log2e, scale, cap
+    return scale * log2e, 0.0, scale, 1 / log2e
+
+
+def _run(name: str, params: Integers, work: Work, *, backward: bool, tangents: bool) -> None:
+    """Lay out the scratch memory of a thread, and run."""
+    source = blas.provider()
+    assert source is not None, "is_available() looks for one"
+    params[at.BLAS] = source.sgemm
+    size = _lay_out(params, work.rows, backward, tangents)
+    threads.run(kernel(name), params.ctypes.data, size, work.threads, source)
+
+
+def _lay_out(params: Integers, rows: int, backward: bool, tangents: bool) -> int:
+    """Say where each buffer of a thread's scratch memory begins; return the bytes of all."""
+    dim, value_dim = params[at.DIM : at.HEADS].tolist()
+    scores = max(BUDGET, 128 * rows) + 48 * rows
+    sizes = (  # in the order of the layout
+        64, 4 * SPAN, 2 * SPAN, scores, scores * backward, scores * tangents,
+        rows * dim, rows * value_dim, rows * dim * backward, rows, rows,
+        SPAN * dim, SPAN * value_dim, SPAN * dim * backward, SPAN * value_dim * backward,
+    )  # fmt: skip
+    place, places = 8 * at.END, []
+    for size in sizes:
+        place += -place % 64
+        places.append(place)
+        place += 4 * size
+    params[at.DESK :] = places
+    return place

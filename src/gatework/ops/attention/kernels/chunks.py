@@ -1,0 +1,216 @@
+"""Work items and the chunks of keys that they are done in: what is copied, and the matrix products.
+
+``p`` are the integers of a call and ``w`` is the desk of a thread, see ``layout``; other integers of the
+names of matrices are addresses, in bytes, and steps are in elements.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gatework.ops.attention.kernels import layout as at
+from gatework.ops.attention.kernels.machine import call_blas, floats, indices, integers, jit, octets
+
+#: Keys in runs that are shorter than this on average are copied together; longer ones are used in place.
+LEAST_DIRECT = 96
+
+
+@jit
+def product(
+    p: Any, w: Any, ta: int, tb: int, m: int, n: int, k: int, alpha: Any,
+    a: int, lda: int, b: int, ldb: int, beta: Any, c: int, ldc: int,
+) -> None:  # fmt: skip
+    """Column-major ``C[m, n] = alpha * op(A)[m, k] @ op(B)[k, n] + beta * C``; addresses of floats."""
+    w[at.M_ARG], w[at.N_ARG], w[at.K_ARG] = m, n, k
+    w[at.A_STEP], w[at.B_STEP], w[at.C_STEP] = lda, ldb, ldc
+    desk = p[at.DESK]
+    factors = floats(desk + 8 * at.ALPHA_BETA)
+    factors[0] = alpha
+    factors[1] = beta
+    letters = desk + 8 * at.LETTERS
+    # The integers are of 64 bits: a routine with 32-bit arguments reads their lower halves.
+    call_blas(
+        p[at.BLAS], letters + ta, letters + tb, desk + 8 * at.M_ARG, desk + 8 * at.N_ARG, desk + 8 * at.K_ARG,
+        desk + 8 * at.ALPHA_BETA, a, desk + 8 * at.A_STEP, b, desk + 8 * at.B_STEP,
+        desk + 8 * at.ALPHA_BETA + 4, c, desk + 8 * at.C_STEP,
+    )  # fmt: skip
+
+
+@jit
+def private(params: int, scratch: int) -> Any:
+    """Copy a call's integers to the thread's scratch memory, and give its buffers their addresses."""
+    shared, p = integers(params), integers(scratch)
+    for field in range(at.END):
+        p[field] = shared[field]
+    for field in range(at.DESK, at.END):
+        p[field] += scratch
+    p[at.SCALARS] = scratch + 8 * at.FACTORS
+    p[at.COUNTER] = params + 8 * at.COUNTER  # the one that all threads share
+    letters = octets(p[at.DESK] + 8 * at.LETTERS)
+    letters[0], letters[1] = 78, 84  # "N" and "T"
+    return p
+
+
+@jit
+def clear(target: int, count: int) -> None:
+    """Fill with zeros."""
+    zeros = floats(target)
+    for i in range(count):
+        zeros[i] = 0
+
+
+@jit
+def open_item(p: Any, w: Any, item: int) -> None:
+    """Put a work item on the desk: some heads of one sequence, and some queries of one tile."""
+    fields = indices(p[at.ITEMS] + 24 * item)
+    w[at.SEQUENCE], w[at.HEAD], w[at.NUM_HEADS], w[at.TILE] = fields[0], fields[1], fields[2], fields[3]
+    w[at.FIRST] = fields[4]
+    w[at.NUM_QUERIES] = fields[5] - fields[4]
+    w[at.ROWS] = w[at.NUM_HEADS] * w[at.NUM_QUERIES]
+    tile = w[at.TILE]
+    first, last = indices(p[at.TILE_RUN])[tile], indices(p[at.TILE_RUN])[tile + 1]
+    length = indices(p[at.RUN_LENGTH])
+    keys = 0
+    for run in range(first, last):
+        keys += length[run]
+    w[at.RUN], w[at.WITHIN], w[at.COLUMNS] = first, 0, 0
+    w[at.PIECE] = indices(p[at.TILE_PIECE])[tile]
+    w[at.DIRECT] = 1 if keys >= LEAST_DIRECT * (last - first) else 0
+    limit = min(p[at.SPAN], max(128, (p[at.BUDGET] // w[at.ROWS]) // 32 * 32))
+    chunks = (keys + limit - 1) // limit
+    if chunks > 1 and (last - first == 1 or not w[at.DIRECT]):
+        limit = (keys + chunks - 1) // chunks  # equal chunks: no short one at the end
+    w[at.LIMIT] = limit
+    w[at.STEP] = (min(limit, keys) + 31) // 32 * 32 + 16  # not a power of two, whose rows share cache lines
+
+
+@jit
+def next_chunk(p: Any, w: Any) -> int:
+    """List the stretches of keys of the next chunk of columns; return how many columns, 0 at the end."""
+    last = indices(p[at.TILE_RUN])[w[at.TILE] + 1]
+    start, length, segments = indices(p[at.RUN_START]), indices(p[at.RUN_LENGTH]), integers(p[at.SEGMENTS])
+    columns = 0
+    count = 0
+    limit = w[at.LIMIT]
+    while w[at.RUN] < last and columns < limit:
+        run = w[at.RUN]
+        left = length[run] - w[at.WITHIN]
+        taken = min(left, limit - columns)
+        if taken < left <= limit and columns > 0 and w[at.DIRECT]:
+            break  # a run that fits into a chunk is not cut in two
+        segments[2 * count] = start[run] + w[at.WITHIN]
+        segments[2 * count + 1] = taken
+        count += 1
+        columns += taken
+        if taken == left:
+            w[at.RUN], w[at.WITHIN] = run + 1, 0
+        else:
+            w[at.WITHIN] += taken
+    w[at.NUM_SEGMENTS], w[at.COLUMNS], w[at.PADDED] = count, columns, (columns + 31) // 32 * 32
+    return columns
+
+
+@jit
+def gather(
+    p: Any, w: Any, target: int, source: int, sequence_step: int, head_step: int, row_step: int, dim: int,
+    factor: Any,
+) -> None:  # fmt: skip
+    """Copy the rows of the item's queries, head after head, multiplied by a number."""
+    n = w[at.NUM_QUERIES]
+    query = indices(p[at.QUERY] + 4 * (indices(p[at.TILE_QUERY])[w[at.TILE]] + w[at.FIRST]))
+    for head in range(w[at.NUM_HEADS]):
+        base = source + 4 * (w[at.SEQUENCE] * sequence_step + (w[at.HEAD] + head) * head_step)
+        for i in range(n):
+            row, copy = floats(base + 4 * row_step * query[i]), floats(target + 4 * dim * (head * n + i))
+            for d in range(dim):
+                copy[d] = row[d] * factor
+
+
+@jit
+def pack(p: Any, w: Any, target: int, source: int, row_step: int, dim: int) -> None:
+    """Copy the rows of a chunk's keys, one stretch after the other."""
+    segments = integers(p[at.SEGMENTS])
+    for segment in range(w[at.NUM_SEGMENTS]):
+        start, count = segments[2 * segment], segments[2 * segment + 1]
+        width = dim
+        if row_step == dim:  # all at once: short loops are slow
+            count, width = 1, count * dim
+        for i in range(count):
+            row, copy = floats(source + 4 * row_step * (start + i)), floats(target)
+            for d in range(width):
+                copy[d] = row[d]
+            target += 4 * width
+
+
+@jit
+def unpack(p: Any, w: Any, target: int, source: int, dim: int) -> None:
+    """Add a chunk's gradients to the rows that :func:`pack` copied."""
+    segments = integers(p[at.SEGMENTS])
+    for segment in range(w[at.NUM_SEGMENTS]):
+        start, count = segments[2 * segment], segments[2 * segment + 1]
+        row, total = floats(source), floats(target + 4 * dim * start)
+        for d in range(count * dim):
+            total[d] += row[d]
+        source += 4 * dim * count
+
+
+@jit
+def compare(p: Any, w: Any, target: int, left: int, dim: int, right: int, row_step: int, packed: int) -> None:
+    """``target[query, column] = left[query] . right[key of the column]``."""
+    if not w[at.DIRECT]:
+        product(
+            p, w, 1, 0, w[at.COLUMNS], w[at.ROWS], dim, at.ONE, packed, dim, left, dim,
+            at.ZERO, target, w[at.STEP],
+        )  # fmt: skip
+        return
+    segments = integers(p[at.SEGMENTS])
+    for segment in range(w[at.NUM_SEGMENTS]):
+        start, count = segments[2 * segment], segments[2 * segment + 1]
+        product(
+            p, w, 1, 0, count, w[at.ROWS], dim, at.ONE, right + 4 * row_step * start, row_step, left, dim,
+            at.ZERO, target, w[at.STEP],
+        )  # fmt: skip
+        target += 4 * count
+
+
+@jit
+def mix(
+    p: Any, w: Any, target: int, weights: int, right: int, row_step: int, packed: int, dim: int,
+    factor: Any, beta: Any,
+) -> None:  # fmt: skip
+    """``target[query] = beta * target[query] + factor * sum_columns weights[query, column] right[key]``."""
+    if not w[at.DIRECT]:
+        product(
+            p, w, 0, 0, dim, w[at.ROWS], w[at.COLUMNS], factor, packed, dim, weights, w[at.STEP],
+            beta, target, dim,
+        )  # fmt: skip
+        return
+    segments = integers(p[at.SEGMENTS])
+    for segment in range(w[at.NUM_SEGMENTS]):
+        start, count = segments[2 * segment], segments[2 * segment + 1]
+        product(
+            p, w, 0, 0, dim, w[at.ROWS], count, factor, right + 4 * row_step * start, row_step,
+            weights, w[at.STEP], beta, target, dim,
+        )  # fmt: skip
+        beta = at.ONE
+        weights += 4 * count
+
+
+@jit
+def spread(p: Any, w: Any, target: int, weights: int, left: int, dim: int, factor: Any, packed: int) -> None:
+    """``target[key] += factor * sum_queries weights[query, column] left[query]``."""
+    if not w[at.DIRECT]:
+        product(
+            p, w, 0, 1, dim, w[at.COLUMNS], w[at.ROWS], factor, left, dim, weights, w[at.STEP],
+            at.ZERO, packed, dim,
+        )  # fmt: skip
+        unpack(p, w, target, packed, dim)
+        return
+    segments = integers(p[at.SEGMENTS])
+    for segment in range(w[at.NUM_SEGMENTS]):
+        start, count = segments[2 * segment], segments[2 * segment + 1]
+        product(
+            p, w, 0, 1, dim, count, w[at.ROWS], factor, left, dim, weights, w[at.STEP],
+            at.ONE, target + 4 * dim * start, dim,
+        )  # fmt: skip
+        weights += 4 * count
