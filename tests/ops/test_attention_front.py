@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from gatework import ops
-from gatework.masks import Causal, SlidingWindow
-from gatework.ops.attention import ENGINES, attention
+from gatework.masks import Causal, Document, SlidingWindow
+from gatework.ops.attention import ENGINES, Alibi, attention
 
 
 @pytest.mark.parametrize(
     ("mask", "length", "chosen"),
     [
-        (SlidingWindow(64, 0), 384, "blocked"),
-        (SlidingWindow(16, 16).with_query_offset(3), 512, "blocked"),
-        (SlidingWindow(64, 0), 256, "dense"),
+        (SlidingWindow(64, 0), 1024, "blocked"),
+        (SlidingWindow(16, 16).with_query_offset(3), 1024, "blocked"),
+        (~SlidingWindow(500, 500), 1024, "blocked"),
+        (~SlidingWindow(16, 16), 1024, "dense"),
+        (SlidingWindow(64, 0), 128, "dense"),
         (SlidingWindow(64, 0), 0, "dense"),
         (Causal(), 256, "dense"),
         (None, 256, "dense"),
@@ -94,8 +96,9 @@ def test_wrong_tensors_are_named(tensors, message):
         ({"softcap": -2.0}, ValueError, r"softcap must be positive and finite, got -2\.0"),
         ({"dropout_p": 1.0}, ValueError, r"dropout_p must be at least 0 and below 1, got 1\.0"),
         ({"dropout_p": -0.1}, ValueError, r"dropout_p must be at least 0 and below 1, got -0\.1"),
-        ({"engine": "fast"}, ValueError, "engine must be one of reference, dense, blocked, got 'fast'"),
-        ({"engine": "blocked"}, ValueError, "engine 'blocked' computes sliding windows only, got mask=None"),
+        ({"engine": "fast"}, ValueError, "engine must be one of reference, dense, blocked, .*, got 'fast'"),
+        ({"mask": Document([5])}, ValueError, "kv_length must be 5, which the mask .* is made for, got 7"),
+        ({"bias": Alibi((0.5, 0.25))}, ValueError, r"bias must have a slope per query head, 4, got Alibi"),
     ],
 )
 def test_wrong_options_are_named(options, error, message):
@@ -105,14 +108,38 @@ def test_wrong_options_are_named(options, error, message):
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("engine", "options", "message"),
     [
-        ({"bias": torch.zeros(7)}, "engine 'blocked' takes no bias"),
-        ({"softcap": 2.0}, "engine 'blocked' takes no softcap"),
-        ({"sinks": torch.zeros(4)}, "engine 'blocked' takes no sinks"),
-        ({"return_lse": True}, "engine 'blocked' returns no log-sum-exp"),
+        (
+            "blocked",
+            {"mask": torch.ones(5, 7) > 0},
+            r"needs a mask whose structure .* tensor of shape \(5, 7\)",
+        ),
+        ("blocked-numba", {"dropout_p": 0.5}, "knows no dropout, got dropout_p=0.5"),
+        ("blocked-numba", {"bias": torch.zeros(7, requires_grad=True)}, "gives no gradient of a bias"),
     ],
 )
-def test_an_engine_says_what_it_cannot_do(options, message):
-    with pytest.raises(ValueError, match=message):
-        ops.attention(Q, K, K, mask=SlidingWindow(1, 0), engine="blocked", **options)
+def test_an_engine_says_what_it_cannot_do(engine, options, message):
+    with pytest.raises(ValueError, match=f"engine '{engine}' {message}"):
+        ops.attention(Q, K, K, engine=engine, **options)
+
+
+@pytest.mark.bad_input
+def test_a_kernel_says_that_it_computes_in_float32():
+    with pytest.raises(ValueError, match="engine 'blocked-numba' computes in float32, got float64"):
+        ops.attention(Q.double(), K.double(), K.double(), engine="blocked-numba")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Alibi(()), ValueError, r"slopes must be finite numbers, one per query head, got \(\)"),
+        (lambda: Alibi((math.inf,)), ValueError, "slopes must be finite numbers"),
+        (lambda: Alibi((1.0,), 0.5), TypeError, "query_offset must be an integer position, got 0.5"),
+        (lambda: Alibi.for_heads(0), ValueError, "num_heads must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_in_alibi_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

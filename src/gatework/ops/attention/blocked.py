@@ -1,134 +1,270 @@
-"""The blocked engine: only the tiles that a sliding window needs, in time and memory linear in the length."""
+"""The blocked engine: only the tiles a mask needs, forward and backward, in memory linear in the length."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from gatework.masks import Mask, QueryOffset, SlidingWindow
-from gatework.ops.attention.dense import dense
-from gatework.ops.attention.options import Options, Result
+from gatework.masks import Full, Mask
+from gatework.ops.attention import kernels, tiles
+from gatework.ops.attention.options import Alibi, Options, Result
+from gatework.ops.attention.plan import digest, unpack
+from gatework.ops.attention.planning import TileSize, packed_plan
+from gatework.ops.attention.steps import Schedule, schedule
+from gatework.ops.attention.tiles import Scoring
 
-#: Fewest and most queries in a tile; between them a tile is as long as the window, rounded up.
-_TILE = (32, 256)
-
-
-class Tiling(NamedTuple):
-    """A sliding window cut into tiles of ``size`` queries and as many keys.
-
-    Attributes:
-        size: Queries in a tile.
-        first: Query ``i`` may attend to keys ``i + first ... i + last``.
-        last: See ``first``.
-        near: Queries of tile ``t`` need the key tiles ``t + near ... t + far``.
-        far: See ``near``.
-    """
-
-    size: int
-    first: int
-    last: int
-    near: int
-    far: int
+#: Sizes of tiles that are fastest, measured: with PyTorch's operators, and with compiled kernels.
+_TORCH_TILES = TileSize(rows=256, columns=64, grid_rows=64, grid_overhead=64)
+_KERNEL_TILES = TileSize(rows=64, columns=64, grid_rows=36, grid_overhead=8)
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Result:
-    """Compute sliding-window attention in O(q_length * (window + tile)) time.
-
-    Queries are cut into tiles. Those that have all of their keys see one and the same pattern, so one
-    fused call serves them; the queries before and after them are computed densely over their keys.
-    """
-    tiling = tile(options.mask)
-    assert tiling is not None, "refusal() lets only sliding windows in"
-    start = max(0, -tiling.near)
-    stop = min(q.shape[2] // tiling.size, k.shape[2] // tiling.size - tiling.far)
-    if start >= stop:
-        return dense(q, k, v, options)
-    lengths = [start * tiling.size, (stop - start) * tiling.size, q.shape[2] - stop * tiling.size]
-    before, inner, after = torch.split_with_sizes(q, lengths, 2)
-    outputs = [_inner(inner, k, v, start, tiling, options)]
-    if lengths[0]:
-        outputs.insert(0, _outer(before, k, v, 0, tiling, options))
-    if lengths[2]:
-        outputs.append(_outer(after, k, v, stop * tiling.size, tiling, options))
-    return torch.cat(outputs, 2), None
+    """Compute attention over the tiles that the mask needs, by the fastest means at hand."""
+    return _attend(q, k, v, options, use_kernels=has_kernels() and _kernel_refusal(q, options) is None)
 
 
-def refusal(options: Options) -> str | None:
-    """Say what, of the options asked for, the blocked engine cannot do."""
-    if tile(options.mask) is None:
-        return f"computes sliding windows only, got mask={options.mask!r}"
-    for name, value in (("bias", options.bias), ("softcap", options.softcap), ("sinks", options.sinks)):
-        if value is not None:
-            return f"takes no {name}"
-    return "returns no log-sum-exp, got return_lse=True" if options.return_lse else None
+def blocked_torch(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Result:
+    """Compute attention over the tiles that the mask needs, with PyTorch's own operators."""
+    return _attend(q, k, v, options, use_kernels=False)
 
 
-def pays(kv_length: int, options: Options) -> bool:
-    """Whether the blocked engine can do what is asked and is the faster one."""
-    tiling = tile(options.mask)
-    if tiling is None or refusal(options) is not None:
-        return False
-    # At twice as many keys as a tile needs both engines take as long, measured on CPU with gradients.
-    return kv_length >= 3 * tiling.size * (tiling.far - tiling.near + 1)
+def blocked_numba(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Result:
+    """Compute attention over the tiles that the mask needs, with kernels compiled by numba."""
+    return _attend(q, k, v, options, use_kernels=True)
 
 
-def tile(mask: Mask | Tensor | None) -> Tiling | None:
-    """Cut a sliding window into tiles; ``None`` if ``mask`` is anything else."""
-    offset = 0
-    if isinstance(mask, QueryOffset):
-        offset = mask.offset
-        mask = mask.mask
-    if not isinstance(mask, SlidingWindow):
-        return None
-    size = _TILE[0]
-    while size < min(mask.left + mask.right, _TILE[1]):
-        size *= 2
-    first, last = offset - mask.left, offset + mask.right
-    return Tiling(size, first, last, near=first // size, far=(size - 1 + last) // size)
+def refusal(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+    """Say what, of what is asked for, the blocked engine cannot do."""
+    if q.device.type != "cpu":
+        return f"computes on the CPU, got q on {q.device}"
+    if isinstance(options.mask, Tensor):
+        shape = tuple(options.mask.shape)
+        return f"needs a mask whose structure it knows, a gatework.masks.Mask, got a tensor of shape {shape}"
+    return None
 
 
-def _inner(q: Tensor, k: Tensor, v: Tensor, start: int, tiling: Tiling, options: Options) -> Tensor:
-    """Tiles of queries that have all of their keys, from tile ``start`` on: the tiles become heads."""
-    size, batch, heads, kv_heads = tiling.size, *q.shape[:2], k.shape[1]
-    count, groups = q.shape[2] // size, heads // kv_heads
-    queries = q.reshape(batch, kv_heads, groups, count, size, q.shape[3]).transpose(2, 3)
-    offsets = range((start + tiling.near) * size, (start + tiling.far + 1) * size, size)
-    y = scaled_dot_product_attention(
-        queries.reshape(batch * kv_heads, count * groups, size, q.shape[3]),
-        _joined(k, offsets, count, size),
-        _joined(v, offsets, count, size),
-        attn_mask=_pairs(options, (0, size), (tiling.near * size, (tiling.far + 1) * size), q.device),
-        dropout_p=options.dropout_p,
-        scale=options.scale,
-        enable_gqa=groups > 1,
+def numba_refusal(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+    """Say what, of what is asked for, the compiled kernels cannot do."""
+    reason = refusal(q, k, v, options) or _kernel_refusal(q, options)
+    if reason is None and not has_kernels():
+        return "needs numba: pip install 'gatework[cpu]'"
+    return reason
+
+
+def tile_size(use_kernels: bool) -> TileSize:
+    """Return the size of tiles for compiled kernels, or for PyTorch's operators."""
+    return _KERNEL_TILES if use_kernels else _TORCH_TILES
+
+
+def _kernel_refusal(q: Tensor, options: Options) -> str | None:
+    if q.dtype == torch.float64:
+        return "computes in float32, got float64"
+    if options.dropout_p:
+        return f"knows no dropout, got dropout_p={options.dropout_p}"
+    if isinstance(options.bias, Tensor) and options.bias.requires_grad:
+        return "gives no gradient of a bias"
+    return None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, options: Options, *, use_kernels: bool) -> Result:
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    bias, slopes, query_offset = _bias(q, options.bias, dtype)
+    seed = None
+    if options.dropout_p:
+        seed = torch.randint(2**62, (), dtype=torch.int64)
+    mask = Full() if options.mask is None else options.mask
+    assert isinstance(mask, Mask), "refusal() lets no tensors in"
+    plan = _plan(mask, int(q.shape[2]), int(k.shape[2]), tile_size(use_kernels))
+    y, lse = _forward_op(
+        q,
+        k.to(q.dtype),
+        v.to(q.dtype),
+        bias,
+        slopes,
+        seed,
+        plan,
+        options.scale,
+        options.softcap,
+        options.dropout_p,
+        query_offset,
+        use_kernels,
     )
-    y = y.reshape(batch, kv_heads, count, groups, size, v.shape[3]).transpose(2, 3)
-    return y.reshape(batch, heads, count * size, v.shape[3])
+    if options.sinks is not None:
+        y, lse = with_sinks(y, lse, options.sinks)
+    return y.to(v.dtype), lse if options.return_lse else None
 
 
-def _joined(tensor: Tensor, offsets: range, count: int, size: int) -> Tensor:
-    """For each of ``count`` tiles, the pieces of ``size`` keys that begin at ``offsets`` from it, in a row.
-
-    Slices joined by cat, not a view of overlapping windows: the backward of such a view is slow.
-    """
-    batch, kv_heads, _, dim = tensor.shape
-    shape = (batch * kv_heads, count, size, dim)
-    return torch.cat([tensor[:, :, low : low + count * size].reshape(shape) for low in offsets], 2)
+def with_sinks(y: Tensor, lse: Tensor, sinks: Tensor) -> Result:
+    """Let one logit per head, without a value, take part in a softmax that is already computed."""
+    sinks = sinks.to(lse.dtype)[:, None]
+    share = torch.sigmoid(lse - sinks)
+    return (y * share[..., None]).to(y.dtype), torch.logaddexp(lse, sinks.expand_as(lse))
 
 
-def _outer(q: Tensor, k: Tensor, v: Tensor, start: int, tiling: Tiling, options: Options) -> Tensor:
-    """Queries from position ``start`` on that lack some of their keys, over those that exist."""
-    stop = start + q.shape[2]
-    low = min(max(0, start + tiling.first), k.shape[2])
-    high = min(max(low, stop + tiling.last), k.shape[2])
-    mask = _pairs(options, (start, stop), (low, high), q.device)
-    return dense(q, k[:, :, low:high], v[:, :, low:high], options._replace(mask=mask))[0]
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_kernels() -> bool:
+    """Whether kernels can be compiled."""
+    return kernels.is_available()
 
 
-def _pairs(options: Options, queries: tuple[int, int], keys: tuple[int, int], device: torch.device) -> Tensor:
-    """The mask between two ranges of positions; a window is the same wherever it begins."""
-    assert isinstance(options.mask, Mask), "refusal() lets only sliding windows in"
-    return options.mask.pairs(torch.arange(*queries, device=device), torch.arange(*keys, device=device))
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # a compiled graph holds the plan, not the planning
+def _plan(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Tensor:
+    return packed_plan(mask, q_length, kv_length, size)
+
+
+def _bias(
+    q: Tensor, bias: Tensor | Alibi | None, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None, int]:
+    """A bias of rank 4, or slopes and the position of the first query."""
+    if isinstance(bias, Alibi):
+        return None, torch.tensor(bias.slopes, dtype=dtype), bias.query_offset
+    if bias is None:
+        return None, None, 0
+    return bias.to(dtype)[(None,) * (4 - bias.ndim)], None, 0
+
+
+# --- the operator, as PyTorch sees it: tensors in, contiguous tensors out ---
+
+
+_OPTIONS = (
+    "Tensor? bias, Tensor? slopes, Tensor? seed, Tensor plan, float scale, float? softcap, float dropout_p, "
+    "SymInt query_offset, bool use_kernels"
+)
+
+
+# The schemas are written out because annotations are wrapped where shapes are checked at run time.
+@torch.library.custom_op(
+    "gatework::blocked_attention",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor q, Tensor k, Tensor v, {_OPTIONS}) -> (Tensor, Tensor)",
+)
+def _forward_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    slopes: Tensor | None,
+    seed: Tensor | None,
+    plan: Tensor,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    query_offset: int,
+    use_kernels: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    queries, keys, values = (part.to(dtype) for part in (q, k, v))
+    scoring = _scoring(q, k, bias, slopes, seed, scale, softcap, dropout_p, query_offset)
+    if _is_empty(q, k):
+        y, lse = keys.new_zeros(*q.shape[:3], v.shape[3]), keys.new_full(q.shape[:3], -torch.inf)
+    elif use_kernels:
+        y, lse = kernels.forward(queries, keys, values, unpack(plan), **_kernel_options(scoring))
+    else:
+        y, lse = tiles.forward(queries, keys, values, _schedule(plan, q, k), scoring)
+    return y.to(q.dtype), lse
+
+
+@_forward_op.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    lse = q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+    return q.new_empty(*q.shape[:3], v.shape[3]), lse
+
+
+@torch.library.custom_op(
+    "gatework::blocked_attention_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad, Tensor delta, Tensor lse, Tensor q, Tensor k, Tensor v, "
+    f"{_OPTIONS}, bool of_bias) -> Tensor[]",
+)
+def _backward_op(
+    grad: Tensor,
+    delta: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    slopes: Tensor | None,
+    seed: Tensor | None,
+    plan: Tensor,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    query_offset: int,
+    use_kernels: bool,
+    of_bias: bool,
+) -> list[Tensor]:
+    rows = grad.to(lse.dtype), delta
+    queries, keys, values = (part.to(lse.dtype) for part in (q, k, v))
+    scoring = _scoring(q, k, bias, slopes, seed, scale, softcap, dropout_p, query_offset)
+    of = (q, k, v) if bias is None or not of_bias else (q, k, v, bias)
+    if _is_empty(q, k):
+        grads = [part.new_zeros(part.shape) for part in of]
+    elif use_kernels:
+        grads = list(
+            kernels.backward(*rows, queries, keys, values, lse, unpack(plan), **_kernel_options(scoring))
+        )
+    else:
+        grads = tiles.backward(
+            *rows, queries, keys, values, lse, _schedule(plan, q, k), scoring, bias if of_bias else None
+        )
+    return [part.to(q.dtype) for part in grads[:3]] + grads[3:]
+
+
+@_backward_op.register_fake
+def _(grad: Tensor, delta: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+    grads = [part.new_empty(part.shape) for part in (q, k, v)]
+    return [*grads, rest[0].new_empty(rest[0].shape)] if rest[-1] else grads
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:7], *output)
+    ctx.options = inputs[7:]
+
+
+def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, bias, slopes, seed, plan, y, lse = ctx.saved_tensors
+    delta = (grad.to(lse.dtype) * y.to(lse.dtype)).sum(-1) - grad_lse
+    # Where nothing is allowed, lse is -inf and what arrives as its gradient may be anything.
+    delta = delta.masked_fill(lse.isneginf(), 0.0)
+    of_bias = bool(ctx.needs_input_grad[3])
+    grads = _backward_op(grad, delta, lse, q, k, v, bias, slopes, seed, plan, *ctx.options, of_bias)
+    return (*grads, *([None] * (12 - len(grads))))
+
+
+_forward_op.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _is_empty(q: Tensor, k: Tensor) -> bool:
+    """Whether there is no pair of a query and a key."""
+    return q.shape[0] * q.shape[2] * k.shape[2] == 0
+
+
+def _scoring(
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None,
+    slopes: Tensor | None,
+    seed: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    query_offset: int,
+) -> Scoring:
+    if bias is not None:
+        bias = bias.expand(*q.shape[:3], k.shape[2])
+    number = 0 if seed is None else int(seed)
+    return Scoring(scale, softcap, bias, slopes, query_offset, dropout_p, number)
+
+
+def _kernel_options(scoring: Scoring) -> dict[str, Any]:
+    """The options of the kernels' functions."""
+    return {name: getattr(scoring, name) for name in ("scale", "softcap", "bias", "slopes", "query_offset")}
+
+
+def _schedule(plan: Tensor, q: Tensor, k: Tensor) -> Schedule:
+    return schedule(plan, digest(plan), q.shape[0], q.shape[1], k.shape[1])

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from gatework.masks import Causal, Full
-from gatework.ops.attention.options import Options, Result
+from gatework.ops.attention.options import Alibi, Options, Result
 from gatework.ops.attention.reference import allowed_pairs, attention_reference
 
 
@@ -17,6 +17,8 @@ def dense(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Result:
     The fused kernels know neither soft caps nor sinks, return no log-sum-exp and round the bias to the
     dtype of the queries: where that matters the definition is computed, in float32 at least.
     """
+    if isinstance(options.bias, Alibi):
+        options = options._replace(bias=options.bias.to_dense(q.shape[2], k.shape[2], q))
     scored = options.softcap is not None or options.sinks is not None or options.return_lse
     if scored or _rounds_bias(q, options.bias):
         return _by_definition(q, k, v, options)
@@ -46,6 +48,7 @@ def _is_causal(q: Tensor, k: Tensor, options: Options) -> bool:
 
 def _attn_mask(q: Tensor, kv_length: int, options: Options) -> Tensor | None:
     """Mask and bias as one tensor of rank 4: boolean, or in the dtype of the queries."""
+    assert not isinstance(options.bias, Alibi), "dense() made it a tensor"
     attn_mask = None if options.bias is None else options.bias.to(q.dtype)
     if options.mask is not None and not isinstance(options.mask, Full):
         allowed = allowed_pairs(options.mask, q.shape[2], kv_length, q.device)
@@ -57,9 +60,9 @@ def _attn_mask(q: Tensor, kv_length: int, options: Options) -> Tensor | None:
     return attn_mask[(None,) * (4 - attn_mask.ndim)]
 
 
-def _rounds_bias(q: Tensor, bias: Tensor | None) -> bool:
+def _rounds_bias(q: Tensor, bias: Tensor | Alibi | None) -> bool:
     """Whether a fused kernel would lose digits of the bias that the caller did not ask autocast to drop."""
-    if bias is None or bias.dtype == q.dtype or q.dtype.itemsize >= 4:
+    if not isinstance(bias, Tensor) or bias.dtype == q.dtype or q.dtype.itemsize >= 4:
         return False
     return not torch.is_autocast_enabled(q.device.type)
 
@@ -72,7 +75,7 @@ def _by_definition(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Result:
             k.to(dtype),
             v.to(dtype),
             mask=options.mask,
-            bias=None if options.bias is None else options.bias.to(dtype),
+            bias=options.bias.to(dtype) if isinstance(options.bias, Tensor) else None,
             scale=options.scale,
             softcap=options.softcap,
             sinks=None if options.sinks is None else options.sinks.to(dtype),

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gatework.masks import Mask
-from gatework.ops.attention import blocked, dense
-from gatework.ops.attention.options import Engine, Options, Result
+from gatework.ops.attention import blocked, choice, dense, flex
+from gatework.ops.attention.options import Alibi, Engine, Options, Result
 from gatework.ops.attention.reference import AllowedPairs, attention_reference
 
 
@@ -27,13 +27,16 @@ ENGINES = {
     "reference": Engine(_reference),
     "dense": Engine(dense.dense),
     "blocked": Engine(blocked.blocked, blocked.refusal),
+    "blocked-torch": Engine(blocked.blocked_torch, blocked.refusal),
+    "blocked-numba": Engine(blocked.blocked_numba, blocked.numba_refusal),
+    "flex": Engine(flex.flex, flex.refusal),
 }
 
 _Queries = Float[Tensor, "batch heads q_length head_dim"]
 _Keys = Float[Tensor, "batch kv_heads kv_length head_dim"]
 _Values = Float[Tensor, "batch kv_heads kv_length value_dim"]
 _Outputs = Float[Tensor, "batch heads q_length value_dim"]
-_Bias = Float[Tensor, "..."]
+_Bias = Float[Tensor, "..."] | Alibi
 _LogSumExp = Float[Tensor, "batch heads q_length"]
 
 
@@ -117,17 +120,17 @@ def attention(
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     options = Options(mask, bias, scale, softcap, sinks, dropout_p, return_lse)
     _check_options(q, k, options)
-    y, lse = _engine(engine, k.shape[2], options).run(q, k, v, options)
+    y, lse = _engine(engine, q, k, v, options).run(q, k, v, options)
     return y if lse is None else (y, lse)
 
 
-def _engine(name: str | None, kv_length: int, options: Options) -> Engine:
+def _engine(name: str | None, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Engine:
     """The engine of that name, or the fastest one that can do what is asked."""
     if name is None:
-        return ENGINES["blocked" if blocked.pays(kv_length, options) else "dense"]
+        return ENGINES[choice.fastest(q, k, v, options)]
     if name not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
-    refusal = ENGINES[name].refusal(options)
+    refusal = ENGINES[name].refusal(q, k, v, options)
     if refusal is not None:
         raise ValueError(f"engine {name!r} {refusal}")
     return ENGINES[name]
@@ -165,7 +168,12 @@ def _check_options(q: Tensor, k: Tensor, options: Options) -> None:
         _check_broadcasts("mask", options.mask, scores)
     elif options.mask is not None and not isinstance(options.mask, Mask):
         raise TypeError(f"mask must be a gatework.masks.Mask or a boolean tensor, got {options.mask!r}")
-    if options.bias is not None:
+    elif options.mask is not None and not torch.compiler.is_compiling():  # whoever evaluates it checks again
+        options.mask.check(q.shape[2], k.shape[2], batch=q.shape[0], heads=q.shape[1])
+    if isinstance(options.bias, Alibi):
+        if len(options.bias.slopes) != q.shape[1]:
+            raise ValueError(f"bias must have a slope per query head, {q.shape[1]}, got {options.bias}")
+    elif options.bias is not None:
         if not options.bias.is_floating_point():
             raise TypeError(f"bias must be floating point, got {options.bias.dtype}")
         _check_broadcasts("bias", options.bias, scores)

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from gatework.masks import Mask
+from gatework.ops.attention.options import Alibi
 
 #: Booleans that broadcast to ``(batch, heads, q_length, kv_length)``, True where allowed.
 AllowedPairs = Bool[Tensor, "..."]
-_Bias = Float[Tensor, "..."]
+_Bias = Float[Tensor, "..."] | Alibi
 
 
 def attention_reference(
@@ -39,6 +40,8 @@ def attention_reference(
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    if isinstance(bias, Alibi):
+        bias = bias.to_dense(q.shape[2], k.shape[2], q)
     if bias is not None:
         scores = scores + bias
     if mask is not None:

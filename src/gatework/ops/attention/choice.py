@@ -1,0 +1,60 @@
+"""Which engine is the fastest for what is asked: by device, mask, length, and what was measured."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from gatework.masks import Full, Mask
+from gatework.ops.attention import blocked, counting, flex
+from gatework.ops.attention.options import Options
+from gatework.ops.attention.plan import unpack
+from gatework.ops.attention.planning import TileSize, packed_plan
+
+#: Below so many pairs of queries and keys the planning of tiles does not pay.
+_FEWEST_PAIRS = 1 << 16
+#: Largest share of pairs in tiles with which they are the faster way.
+_LARGEST_SHARE = 0.5
+
+
+def fastest(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str:
+    """Return the name of the fastest engine that can do what is asked."""
+    pairs = int(q.shape[2]) * int(k.shape[2])
+    if pairs < _FEWEST_PAIRS or isinstance(options.mask, Tensor):
+        return "dense"
+    if blocked.refusal(q, k, v, options) is None:
+        return "blocked" if _blocked_pays(q, k, options) else "dense"
+    if (
+        q.device.type == "cuda"
+        and options.mask is not None
+        and flex.refusal(q, k, v, options) is None
+        and type(options.mask) in flex.TRUSTED
+    ):
+        return "flex"
+    return "dense"
+
+
+def _blocked_pays(q: Tensor, k: Tensor, options: Options) -> bool:
+    """Whether tiles take less time than all pairs in PyTorch's fused kernel."""
+    by_definition = options.softcap is not None or options.sinks is not None or options.return_lse
+    if by_definition:
+        return True
+    if options.mask is None or isinstance(options.mask, Full):
+        return False
+    assert isinstance(options.mask, Mask)
+    share: float = _share(options.mask, int(q.shape[2]), int(k.shape[2]), blocked.has_kernels())
+    return share < _LARGEST_SHARE
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _share(mask: Mask, q_length: int, kv_length: int, use_kernels: bool) -> float:
+    return _remembered_share(mask, q_length, kv_length, blocked.tile_size(use_kernels))
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered_share(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> float:
+    """The share of all pairs that is in the tiles which a mask needs."""
+    pairs = counting.tile_pairs(unpack(packed_plan(mask, q_length, kv_length, size)))
+    return int(pairs.sum()) / max(1, q_length * kv_length * len(pairs))

@@ -1,0 +1,333 @@
+"""The steps in which the blocked engine goes through a plan with PyTorch's own operators."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gatework.ops.attention.plan import Plan, unpack
+
+#: Scores that tiles of one step have at most, unless a single tile has more: what stays in a cache.
+_SCORES_AT_ONCE = 1 << 20
+#: Keys of a step whose positions are kept; those of more are found again each time.
+_FEW_KEYS = 1 << 15
+#: Elements of masks, as numbers to add, that are kept for a plan.
+_ADDED_AT_MOST = 1 << 22
+
+
+class Heads(NamedTuple):
+    """Sequences and heads that share a pattern: all, or one head, of one sequence or of all.
+
+    Attributes:
+        batch: Which sequences.
+        queries: Which heads of the queries.
+        keys: Which heads of keys and values.
+    """
+
+    batch: slice
+    queries: slice
+    keys: slice
+
+
+class Stretch(NamedTuple):
+    """One tile whose queries and keys are both contiguous: nothing is copied.
+
+    Tensors of a step have shapes ``(n, groups, rows, dim)`` for queries and ``(n, columns, dim)`` for keys;
+    ``n`` counts sequences, key heads and tiles, ``groups`` the query heads of a key head.
+    """
+
+    heads: Heads
+    num_heads: int
+    groups: int
+    q_range: tuple[int, int]
+    kv_range: tuple[int, int]
+    masks: tuple[tuple[int, Tensor], ...]
+
+    def queries(self, x: Tensor) -> Tensor:
+        """The step's rows of a tensor of queries."""
+        part = x[self.heads.batch, self.heads.queries, slice(*self.q_range)]
+        return part.reshape(part.shape[0] * part.shape[1] // self.groups, self.groups, *part.shape[2:])
+
+    def keys(self, x: Tensor) -> Tensor:
+        """The step's rows of a tensor of keys."""
+        part = x[self.heads.batch, self.heads.keys, slice(*self.kv_range)]
+        return part.reshape(part.shape[0] * part.shape[1], *part.shape[2:])
+
+    def put(self, into: Tensor, rows: Tensor) -> None:
+        """Write the step's rows of a tensor of queries."""
+        part = into[self.heads.batch, self.heads.queries, slice(*self.q_range)]
+        part.copy_(rows.reshape(part.shape))
+
+    def add_to_keys(self, into: Tensor, rows: Tensor) -> None:
+        """Add to the step's rows of a tensor of keys."""
+        part = into[self.heads.batch, self.heads.keys, slice(*self.kv_range)]
+        part.add_(rows.reshape(part.shape))
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Positions of queries and keys, ``(tiles, rows)`` and ``(tiles, columns)``."""
+        return torch.arange(*self.q_range)[None], torch.arange(*self.kv_range)[None]
+
+
+class Gather(NamedTuple):
+    """Tiles of one shape, whose queries and keys are gathered. See :class:`Stretch` for the methods."""
+
+    heads: Heads
+    num_heads: int
+    groups: int
+    tiles: int
+    query: Tensor
+    run_start: Tensor
+    run_length: Tensor
+    found_keys: Tensor | None
+    masks: tuple[tuple[int, Tensor], ...]
+
+    def queries(self, x: Tensor) -> Tensor:
+        """The step's rows of a tensor of queries."""
+        part = x[self.heads.batch, self.heads.queries].index_select(2, self.query)
+        batch, heads, rows = part.shape[:3]
+        part = part.view(
+            batch, heads // self.groups, self.groups, self.tiles, rows // self.tiles, *x.shape[3:]
+        )
+        return part.transpose(2, 3).flatten(0, 2)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """The step's rows of a tensor of keys."""
+        part = x[self.heads.batch, self.heads.keys].index_select(2, self.key())
+        return part.view(
+            part.shape[0] * part.shape[1] * self.tiles, part.shape[2] // self.tiles, *x.shape[3:]
+        )
+
+    def put(self, into: Tensor, rows: Tensor) -> None:
+        """Write the step's rows of a tensor of queries."""
+        part = into[self.heads.batch, self.heads.queries]
+        shape = (len(part), part.shape[1] // self.groups, self.tiles, self.groups, *rows.shape[2:])
+        ordered = (
+            rows.reshape(shape).transpose(2, 3).reshape(*part.shape[:2], len(self.query), *into.shape[3:])
+        )
+        part.index_copy_(2, self.query, ordered)
+
+    def add_to_keys(self, into: Tensor, rows: Tensor) -> None:
+        """Add to the step's rows of a tensor of keys."""
+        part = into[self.heads.batch, self.heads.keys]
+        key = self.key()
+        part.index_add_(2, key, rows.reshape(*part.shape[:2], len(key), *into.shape[3:]))
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Positions of queries and keys, ``(tiles, rows)`` and ``(tiles, columns)``."""
+        return self.query.view(self.tiles, -1), self.key().view(self.tiles, -1)
+
+    def key(self) -> Tensor:
+        """Positions of the keys, tile by tile."""
+        return _positions(self.run_start, self.run_length) if self.found_keys is None else self.found_keys
+
+
+Step = Stretch | Gather
+
+
+class AddedMasks:
+    """Masks of steps as numbers to add, 0 where allowed, else -inf; what fits is remembered."""
+
+    def __init__(self) -> None:
+        self._made: dict[object, Tensor] = {}
+        self._size = 0
+
+    def piece(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """One piece, ``(tiles or 1, rows, width)``."""
+        return self._get(
+            (id(mask), dtype), lambda: torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+        )
+
+    def whole(self, step: Step, columns: int, dtype: torch.dtype) -> Tensor:
+        """All pieces of a step over all of its columns, ``(tiles or 1, rows, columns)``."""
+        if len(step.masks) == 1 and step.masks[0][1].shape[2] == columns:
+            return self.piece(step.masks[0][1], dtype)
+
+        def make() -> Tensor:
+            tiles = max(mask.shape[0] for _, mask in step.masks)
+            whole = torch.zeros(tiles, step.masks[0][1].shape[1], columns, dtype=dtype)
+            for column, mask in step.masks:
+                whole[..., column : column + mask.shape[2]].masked_fill_(~mask, -torch.inf)
+            return whole
+
+        key = (*((column, id(mask)) for column, mask in step.masks), columns, dtype)
+        return self._get(key, make)
+
+    def nothing(self, step: Step, columns: int) -> Tensor | None:
+        """Rows that a step leaves nothing, ``(tiles or 1, rows)``; ``None`` if there are none."""
+        if sum(mask.shape[2] for _, mask in step.masks) < columns:
+            return None
+        key = tuple(id(mask) for _, mask in step.masks)
+        some = [mask.any(-1) for _, mask in step.masks]
+        nothing = self._get(key, lambda: ~functools.reduce(torch.logical_or, some))
+        return nothing if bool(nothing.any()) else None
+
+    def _get(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        if key in self._made:
+            return self._made[key]
+        made = make()
+        if self._size + made.numel() <= _ADDED_AT_MOST:
+            self._made[key] = made
+            self._size += made.numel()
+        return made
+
+
+class _Tile(NamedTuple):
+    """One tile of a plan, as slices of its arrays."""
+
+    rows: int
+    columns: int
+    pieces: tuple[tuple[int, int, int], ...]
+    query: slice
+    runs: slice
+
+
+class Schedule(NamedTuple):
+    """The steps for a plan, and what their masks are as numbers to add."""
+
+    steps: tuple[Step, ...]
+    added: AddedMasks
+
+
+def schedule(packed: Tensor, digest: bytes, batch: int, heads: int, kv_heads: int) -> Schedule:
+    """Return the steps for a packed plan and its digest; those of the last plans are remembered."""
+    return _remembered(_Packed(packed, digest), batch, heads, kv_heads)
+
+
+class _Packed:
+    """A packed plan that is equal to another one if their digests are."""
+
+    def __init__(self, packed: Tensor, digest: bytes) -> None:
+        self.packed = packed
+        self.digest = digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Packed) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@functools.lru_cache(maxsize=16)
+def _remembered(packed: _Packed, batch: int, heads: int, kv_heads: int) -> Schedule:
+    plan = unpack(packed.packed)
+    groups = heads // kv_heads
+    masks = _Masks(plan.pool)
+    found: list[Step] = []
+    for pattern, selection in _selections(plan, heads, groups):
+        count = (batch if selection.batch == slice(None) else 1) * (
+            kv_heads if selection.queries == slice(None) else 1
+        )
+        whole = selection.queries == slice(None)
+        shared = (heads, groups) if whole else (1, 1)
+        found.extend(_of_pattern(plan, masks, pattern, selection, shared, count))
+    return Schedule(tuple(found), AddedMasks())
+
+
+class _Masks:
+    """The masks of a plan, each of them one tensor however often it is used."""
+
+    def __init__(self, pool: Tensor) -> None:
+        self._pool = pool
+        self._made: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
+
+    def get(self, rows: int, width: int, offsets: tuple[int, ...]) -> Tensor:
+        """Masks of one shape that begin at ``offsets``, ``(masks, rows, width)``, True where allowed."""
+        key = (rows, width, offsets)
+        if key not in self._made:
+            parts = [self._pool[at : at + rows * width].view(rows, width) for at in offsets]
+            self._made[key] = torch.stack(parts).bool()
+        return self._made[key]
+
+
+def _selections(plan: Plan, heads: int, groups: int) -> Iterator[tuple[int, Heads]]:
+    """Every pattern with the sequences and heads that it is for."""
+    batches, distinct = plan.pattern_of.shape
+    for b, h in itertools.product(range(batches), range(distinct)):
+        batch = slice(None) if batches == 1 else slice(b, b + 1)
+        queries, keys = slice(None), slice(None)
+        if distinct > 1 or heads == 1:
+            queries, keys = slice(h, h + 1), slice(h // groups, h // groups + 1)
+        yield int(plan.pattern_of[b, h]), Heads(batch, queries, keys)
+
+
+def _of_pattern(
+    plan: Plan, masks: _Masks, pattern: int, heads: Heads, shared: tuple[int, int], count: int
+) -> Iterator[Step]:
+    """Steps of one pattern: a stretch by itself if its ``count`` heads suffice, else tiles alike together."""
+    alike: dict[tuple[int, ...], list[_Tile]] = {}
+    for tile in _tiles(plan, pattern):
+        if _is_stretch(plan, tile) and count >= 4:
+            yield _stretch(plan, masks, tile, heads, shared)
+        elif tile.pieces == ((0, tile.columns, tile.pieces[0][2] if tile.pieces else 0),) or not tile.pieces:
+            alike.setdefault((tile.rows, tile.columns, bool(tile.pieces)), []).append(tile)
+        else:
+            places = tuple(itertools.chain.from_iterable(tile.pieces))
+            alike.setdefault((tile.rows, tile.columns, True, *places), []).append(tile)
+    for (rows, columns, *_), tiles in alike.items():
+        tiles.sort(key=lambda tile: tile.pieces)
+        at_once = max(1, _SCORES_AT_ONCE // max(1, rows * columns * count * shared[1]))
+        for start in range(0, len(tiles), at_once):
+            yield _gather(plan, masks, tiles[start : start + at_once], heads, shared)
+
+
+def _tiles(plan: Plan, pattern: int) -> Iterator[_Tile]:
+    first, last = plan.pattern_tile[pattern : pattern + 2].tolist()
+    query, run, piece = (
+        part[first : last + 1].tolist() for part in (plan.tile_query, plan.tile_run, plan.tile_piece)
+    )
+    total = torch.cat([plan.run_length.new_zeros(1), plan.run_length.cumsum(0)])
+    columns = (total[plan.tile_run[first + 1 : last + 1]] - total[plan.tile_run[first:last]]).tolist()
+    for tile in range(last - first):
+        pieces = range(piece[tile], piece[tile + 1])
+        yield _Tile(
+            query[tile + 1] - query[tile],
+            columns[tile],
+            tuple(
+                (int(plan.piece_column[i]), int(plan.piece_width[i]), int(plan.piece_mask[i])) for i in pieces
+            ),
+            slice(query[tile], query[tile + 1]),
+            slice(run[tile], run[tile + 1]),
+        )
+
+
+def _is_stretch(plan: Plan, tile: _Tile) -> bool:
+    query = plan.query[tile.query]
+    contiguous = tile.rows and int(query[-1]) - int(query[0]) == tile.rows - 1
+    return bool(contiguous and tile.runs.stop - tile.runs.start == 1 and (query.diff() == 1).all())
+
+
+def _stretch(plan: Plan, masks: _Masks, tile: _Tile, heads: Heads, shared: tuple[int, int]) -> Stretch:
+    start = int(plan.run_start[tile.runs.start])
+    first = int(plan.query[tile.query.start])
+    pieces = tuple((column, masks.get(tile.rows, width, (at,))) for column, width, at in tile.pieces)
+    return Stretch(heads, *shared, (first, first + tile.rows), (start, start + tile.columns), pieces)
+
+
+def _positions(starts: Tensor, lengths: Tensor) -> Tensor:
+    """All positions of runs, one run after the other."""
+    ends = lengths.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    return torch.repeat_interleave(starts - ends + lengths, lengths, output_size=total) + torch.arange(total)
+
+
+def _gather(plan: Plan, masks: _Masks, tiles: list[_Tile], heads: Heads, shared: tuple[int, int]) -> Gather:
+    """Tiles with pieces at the same columns, or each with one piece over all of them."""
+    stacked = []
+    for pieces in zip(*(tile.pieces for tile in tiles), strict=True):
+        column, width, _ = pieces[0]
+        offsets = list(dict.fromkeys(piece[2] for piece in pieces))
+        if len(offsets) > 1:
+            offsets = [piece[2] for piece in pieces]
+        stacked.append((column, masks.get(tiles[0].rows, width, tuple(offsets))))
+    query, starts, lengths = (
+        torch.cat([part[getattr(tile, name)] for tile in tiles]).long()
+        for part, name in ((plan.query, "query"), (plan.run_start, "runs"), (plan.run_length, "runs"))
+    )
+    few = len(tiles) * tiles[0].columns <= _FEW_KEYS
+    found = _positions(starts, lengths) if few else None
+    return Gather(heads, *shared, len(tiles), query, starts, lengths, found, tuple(stacked))
