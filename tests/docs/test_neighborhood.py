@@ -1,0 +1,31 @@
+"""The page about moving over from NATTEN does what it says: its code is executed, in its order."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "neighborhood.md"
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_code_of_the_page_works(tmp_path):
+    text = PAGE.read_text()
+    blocks = FENCE.findall(text)
+    assert len(blocks) >= 5
+    assert {language for language, _ in blocks} == {"python"}
+    assert text.count("```") == 2 * len(blocks)  # none is skipped by mistake
+    program = "\n".join(block for _, block in blocks)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
