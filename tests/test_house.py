@@ -23,7 +23,7 @@ HOUSE = (
     ("tasks",),
     ("data",),
     ("attribution",),
-    ("hf", "vision"),
+    ("hf", "natten", "vision"),
     ("models",),
     ("checkpoints",),
     ("registry",),
@@ -31,6 +31,7 @@ HOUSE = (
     ("layers",),
     ("ops",),
     ("masks",),
+    ("page",),
     ("files",),
     ("_version", "__init__"),
 )

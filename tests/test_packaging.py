@@ -73,9 +73,10 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel: Path):
     assert any(name.endswith("/licenses/LICENSE") for name in metadata)
 
 
-def test_wheel_carries_the_report_page(wheel: Path):
-    page = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("gatework/study/page/")]
-    assert page, "no file of gatework/study/page in the wheel: see package-data in pyproject.toml"
+@pytest.mark.parametrize("folder", ["page/assets", "study/page", "bench/page"])
+def test_wheel_carries_the_parts_of_pages(wheel: Path, folder: str):
+    page = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(f"gatework/{folder}/")]
+    assert page, f"no file of gatework/{folder} in the wheel: see package-data in pyproject.toml"
 
 
 def test_import_outside_the_checkout(outside, installed: Path):

@@ -21,10 +21,10 @@ def recall(tmp_path_factory):
 
 
 def test_everything_is_there(recall):
-    assert len(recall["mixers"]) == 8
+    assert len(recall["series"]) == 8
     assert len(recall["cells"]) == 8 * 2 * 2
     assert len(recall["runs"]) == 8 * 2 * 2 * 2
-    assert recall["mixers"][1]["layers"] == "base_conv(kernel_size=3) → attention(num_heads=1)"
+    assert recall["series"][1]["about"] == "base_conv(kernel_size=3) → attention(num_heads=1)"
     json.dumps(recall, allow_nan=False)
 
 
@@ -71,7 +71,7 @@ def test_every_number_of_a_run_is_there(recall):
 
 
 def test_published_curves_are_there_where_they_belong(recall, tmp_path):
-    curves = {(curve["mixer"], curve["setting"]): curve for curve in recall["published"]}
+    curves = {(curve["series"], curve["setting"]): curve for curve in recall["published"]}
     assert set(curves) == {(0, 0), (5, 0)}  # attention and hyena, N=64 with 4 pairs
     assert curves[5, 0]["widths"] == [64, 128, 256, 512]
     assert curves[5, 0]["values"] == [0.52, 0.75, 0.85, 0.87]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gatework.files import FileError
-from gatework.study.page_frame import embed_json
+from gatework.page.frame import embed_json
 from gatework.study.report import write_report
 from gatework.study.spec import StudySpec
 from tests.study.synthetic_studies import MIXERS, recall_study, result_of, run_spec, text_study, write_study

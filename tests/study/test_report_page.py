@@ -55,7 +55,7 @@ def recall(opened) -> Page:
 def test_every_figure_is_drawn(visit, name, count):
     page = visit(name, width=390)
     assert page.evaluate(PLOTS) == count
-    empty = page.get_by_text("no measured run in this selection").count()
+    empty = page.get_by_text("nothing was measured in this selection").count()
     assert empty == (count if name == "empty" else 0)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.evaluate("[...document.querySelectorAll('.plot')].every((p) => p.scrollWidth <= 358)")
@@ -176,11 +176,11 @@ def test_every_mixer_has_its_own_look_and_enough_contrast(recall):
     page = recall
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
-        colours = page.evaluate("[...Array(NUM_COLOURS).keys()].map((i) => mixerStyle(i).colour)")
+        colours = page.evaluate("[...Array(NUM_COLOURS).keys()].map((i) => seriesStyle(i).colour)")
         surface = page.evaluate("cssColour('--surface')")
         assert len(set(colours)) == 10
         assert min(contrast(colour, surface) for colour in colours) > 3
-    looks = page.evaluate("[...Array(100).keys()].map((i) => mixerStyle(i)).map((s) => s.colour + s.symbol)")
+    looks = page.evaluate("[...Array(100).keys()].map((i) => seriesStyle(i)).map((s) => s.colour + s.symbol)")
     assert len(set(looks)) == 100
 
 

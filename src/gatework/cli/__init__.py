@@ -23,6 +23,7 @@ COMMANDS = {
     "fit": ("train one model from a recipe", "gatework.cli.fit"),
     "validate": ("score a trained model on validation or test data", "gatework.cli.validate"),
     "predict": ("give the outputs of a trained model", "gatework.cli.predict"),
+    "bench": ("measure operators on this machine, checked before they are timed", "gatework.cli.bench"),
     "list": ("list mixers and tasks", "gatework.cli.list"),
 }
 _WITH_PLUGINS = {"compare", "run", "fit", "validate", "predict"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gatework.study.quantities import format_bytes, format_quality, format_rate, format_ratio
+from gatework.page.quantities import format_bytes, format_quality, format_rate, format_ratio
 from gatework.study.summary import Candidate, Spread, Summary
 from gatework.tasks.task import Quality
 

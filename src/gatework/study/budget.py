@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatework.files import read_json, write_atomically
+from gatework.page.quantities import format_count, format_seconds
 from gatework.registry import suggestion
-from gatework.study.quantities import format_count, format_seconds
 from gatework.study.spec import BUDGETS, RunSpec, spec_hash
 
 if TYPE_CHECKING:

@@ -7,16 +7,20 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from gatework.page.frame import assemble_page, fill_template, list_html, protocol_html, write_page
+from gatework.page.quantities import NOT_MEASURED, format_difference, format_quality, format_ratio
 from gatework.study.answer import quality_unit
 from gatework.study.comparison import COSTS, VERDICTS, Comparison, Pair, compare_studies, spec_changes
 from gatework.study.page_data import describe_cell, environments, layers_text, quality_data, triple
-from gatework.study.page_frame import assemble_page, fill_template, list_html, protocol_html, write_page
-from gatework.study.quantities import NOT_MEASURED, format_difference, format_quality, format_ratio
 from gatework.study.report import read_summary
 from gatework.study.summary import Cell, Spread, Summary
 
 COMPARISON_FILE = "comparison.html"
-_SCRIPTS = ("comparison.js",)
+_PACKAGE = "gatework.study"
+_SCRIPTS = (
+    "quality.js",
+    "comparison.js",
+)
 _COST_NAMES = {
     "parameters": "parameters",
     "state_bytes": "decoding state",
@@ -80,13 +84,15 @@ def render_comparison(comparison: Comparison) -> str:
         "side": "right" if comparison.study.quality.better == "higher" else "left",
     }
     return assemble_page(
+        _PACKAGE,
         title=f"{title}: A against B",
         eyebrow=f"{one.task} · two studies compared · A: {one.name} · B: {two.name}",
-        header=fill_template("comparison_header.html", words),
-        figures=fill_template("comparison_figures.html", words),
+        header=fill_template(_PACKAGE, "comparison_header.html", words),
+        figures=fill_template(_PACKAGE, "comparison_figures.html", words),
         table=("Every common cell", _TABLE_CAPTION, "mixer, setting, verdict …"),
         data=comparison_data(comparison),
         scripts=_SCRIPTS,
+        series="mixers",
     )
 
 
@@ -98,7 +104,7 @@ def comparison_data(comparison: Comparison) -> dict[str, Any]:
     return {
         "name": f"{study.study.name} against {baseline.study.name}",
         "quality": quality_data(study.quality, cells),
-        "mixers": [{"name": name, "layers": layers_text(study, name)} for name in comparison.mixers],
+        "series": [{"name": name, "about": layers_text(study, name)} for name in comparison.mixers],
         "settings": settings,
         "widths": sorted({pair.study.width for pair in comparison.pairs}),
         "costs": [{"key": cost, "title": _COST_NAMES[cost]} for cost in COSTS],
@@ -133,7 +139,7 @@ def _pair(comparison: Comparison, pair: Pair, settings: Sequence[str]) -> dict[s
     return {
         "id": f"{title}, {study.setting}",
         "title": title,
-        "mixer": comparison.mixers.index(study.mixer),
+        "series": comparison.mixers.index(study.mixer),
         "setting": settings.index(study.setting),
         "verdict": pair.verdict,
         "verdict_text": _VERDICT_TEXTS[pair.verdict],

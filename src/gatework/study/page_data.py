@@ -1,19 +1,16 @@
 """The one JSON value behind the figures and the table of the report page.
 
-Every number that people read is written here in Python (:mod:`gatework.study.quantities`); the page's
+Every number that people read is written here in Python (:mod:`gatework.page.quantities`); the page's
 script only places it. Mixers and settings are referred to by their position in the grid.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from gatework.study.answer import describe_spread, quality_unit
-from gatework.study.published import published_curves
-from gatework.study.quantities import (
+from gatework.page.quantities import (
     NOT_MEASURED,
     format_bytes,
     format_count,
@@ -21,8 +18,10 @@ from gatework.study.quantities import (
     format_quality,
     format_rate,
     format_seconds,
-    log_ticks,
+    log_axis,
 )
+from gatework.study.answer import describe_spread, quality_unit
+from gatework.study.published import published_curves
 from gatework.study.results import METRICS
 from gatework.study.summary import STATUSES, Cell, Run, Spread, Summary
 from gatework.tasks.task import Quality
@@ -54,7 +53,7 @@ def page_data(summary: Summary) -> dict[str, Any]:
     return {
         "name": summary.study.name,
         "quality": quality_data(summary.quality, summary.cells),
-        "mixers": [{"name": name, "layers": layers_text(summary, name)} for name in mixers],
+        "series": [{"name": name, "about": layers_text(summary, name)} for name in mixers],
         "settings": list(settings),
         "widths": summary.widths,
         "clearest_setting": _clearest_setting(summary),
@@ -72,7 +71,7 @@ def page_data(summary: Summary) -> dict[str, Any]:
         ],
         "published": [
             {
-                "mixer": mixers[curve.mixer],
+                "series": mixers[curve.mixer],
                 "setting": settings[curve.setting],
                 "widths": list(curve.widths),
                 "values": list(curve.values),
@@ -138,24 +137,14 @@ def _log_axis(
 ) -> dict[str, Any]:
     """Range (as exponents of ten) and ticks of a cost axis, the same in every selection."""
     spreads = [spread for cell in summary.cells if (spread := cell.cost(cost))]
-    values = [value for spread in spreads for value in (spread.low, spread.high) if value > 0]
-    low, high = (min(values), max(values)) if values else (1.0, 10.0)
-    # At least one doubling, so that noise of a few percent never fills the whole axis.
-    pad = max(0.05 * math.log10(high / low), 0.5 * (math.log10(2) - math.log10(high / low)), 0.06)
-    low, high = low / 10**pad, high * 10**pad
-    ticks = log_ticks(low, high, base)
-    return {
-        "title": f"{title} (log scale)",
-        "range": [math.log10(low), math.log10(high)],
-        "ticks": ticks,
-        "labels": [write(tick) for tick in ticks],
-    }
+    values = [value for spread in spreads for value in (spread.low, spread.high)]
+    return log_axis(values, title, write, base)
 
 
 def _cell(summary: Summary, cell: Cell, mixer: int, setting: int) -> dict[str, Any]:
     rate = cell.cost("tokens_per_second")
     return {
-        "mixer": mixer,
+        "series": mixer,
         "setting": setting,
         "width": cell.width,
         "learning_rate": cell.learning_rate,
@@ -203,7 +192,7 @@ def _run(summary: Summary, run: Run, mixer: int, setting: int) -> dict[str, Any]
     values, texts = _numbers(run)
     return {
         "id": run.spec.run_id,
-        "mixer": mixer,
+        "series": mixer,
         "setting": setting,
         "layers": " → ".join(_layer_text(layer) for layer in run.spec.layers),
         "status": run.status,

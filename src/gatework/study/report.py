@@ -10,18 +10,19 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from gatework.page.frame import assemble_page, fill_template, list_html, protocol_html, write_page
+from gatework.page.quantities import format_bytes, format_count, format_flops, format_quality, format_rate
 from gatework.registry import list_mixers, mixer_entry
 from gatework.study.answer import Answer, Pick, answer, quality_unit
 from gatework.study.page_data import environments, layers_text, page_data
-from gatework.study.page_frame import assemble_page, fill_template, list_html, protocol_html, write_page
 from gatework.study.published import published_caption, published_curves
-from gatework.study.quantities import format_bytes, format_count, format_flops, format_quality, format_rate
 from gatework.study.results import ResultStore
 from gatework.study.spec import StudySpec
 from gatework.study.summary import STATUSES, Summary, summarise
 
 REPORT_FILE = "report.html"
-_SCRIPTS = ("figures.js", "curves.js", "study.js")
+_PACKAGE = "gatework.study"
+_SCRIPTS = ("quality.js", "figures.js", "curves.js", "study.js")
 _TABLE_CAPTION = (
     "Quality and loss are of test data. A row unfolds to the run's validation numbers, its full "
     "specification and the command behind it; mixers that the legend hides are left out."
@@ -74,13 +75,15 @@ def render_page(summary: Summary) -> str:
         **{name: escape(text) for name, text in _captions(summary).items()},
     }
     return assemble_page(
+        _PACKAGE,
         title=study.title,
         eyebrow=f"{study.task} · {study.name} · {study.created[:10]}",
-        header=fill_template("study_header.html", words),
-        figures=fill_template("study_figures.html", words),
+        header=fill_template(_PACKAGE, "study_header.html", words),
+        figures=fill_template(_PACKAGE, "study_figures.html", words),
         table=("Every run", _TABLE_CAPTION, "mixer, setting, status, run id …"),
         data=page_data(summary),
         scripts=_SCRIPTS,
+        series="mixers",
     )
 
 
@@ -129,7 +132,7 @@ def _pick_html(summary: Summary, pick: Pick) -> str:
 
 def _glyph(summary: Summary, mixer: str) -> str:
     """Leave room for the symbol and colour that the script gives this mixer everywhere."""
-    return f'<span class="glyph" data-mixer="{summary.mixers.index(mixer)}"></span>'
+    return f'<span class="glyph" data-series="{summary.mixers.index(mixer)}"></span>'
 
 
 def _counts_html(summary: Summary) -> str:

@@ -1,10 +1,10 @@
 // The page that reports study A against study B: two figures, and the table of every common cell.
 
-const mixerOf = (pair) => page.mixers[pair.mixer].name;
+const mixerOf = (pair) => page.series[pair.series].name;
 const settingOf = (pair) => page.settings[pair.setting];
 
 const COLUMNS = [
-  { key: "mixer", title: "mixer", text: mixerOf },
+  { key: "mixer", title: "mixer", unfolds: true, text: mixerOf },
   { key: "setting", title: "setting", text: settingOf, sort: (pair) => pair.setting, kind: () => "setting" },
   { key: "width", title: "width" },
   { key: "study", title: `${page.quality.name} A` },
@@ -26,7 +26,7 @@ const CSV = [
 ];
 
 function searchText(pair) {
-  return [mixerOf(pair), settingOf(pair), `width ${pair.values.width}`, pair.verdict_text, page.mixers[pair.mixer].layers].join(" ");
+  return [mixerOf(pair), settingOf(pair), `width ${pair.values.width}`, pair.verdict_text, page.series[pair.series].about].join(" ");
 }
 
 function pairDetail(pair) {
@@ -38,18 +38,18 @@ function pairDetail(pair) {
 }
 
 function shownPairs(setting) {
-  return page.pairs.filter((pair) => pair.setting === setting && !hiddenMixers.has(pair.mixer));
+  return page.pairs.filter((pair) => pair.setting === setting && !hiddenSeries.has(pair.series));
 }
 
 // A against B: what lies on the diagonal has not changed.
 function drawScatter() {
   panels("scatter-panels", page.settings).forEach((plot, setting) => {
     const pairs = shownPairs(setting).filter((pair) => pair.difference);
-    const traces = shownMixers().map((index) => {
-      const mine = pairs.filter((pair) => pair.mixer === index);
-      const { colour } = mixerStyle(index);
+    const traces = shownSeries().map((index) => {
+      const mine = pairs.filter((pair) => pair.series === index);
+      const { colour } = seriesStyle(index);
       return {
-        type: "scatter", mode: "markers", name: mixerName(index),
+        type: "scatter", mode: "markers", name: seriesName(index),
         x: mine.map((pair) => pair.quality[1][0]), y: mine.map((pair) => pair.quality[0][0]),
         error_x: spreadBars(mine.map((pair) => pair.quality[1]), colour),
         error_y: spreadBars(mine.map((pair) => pair.quality[0]), colour),
@@ -77,8 +77,8 @@ function drawDifferences(selection) {
       && (!selection.width || pair.values.width === Number(selection.width)))
       .sort((a, b) => sign * (a.difference[0] - b.difference[0]));
     const traces = rows.map((pair, row) => ({
-      type: "scatter", mode: "markers", x: [pair.difference[0]], y: [row], marker: marker(pair.mixer, 10),
-      error_x: spreadBars([pair.difference], mixerStyle(pair.mixer).colour),
+      type: "scatter", mode: "markers", x: [pair.difference[0]], y: [row], marker: marker(pair.series, 10),
+      error_x: spreadBars([pair.difference], seriesStyle(pair.series).colour),
       hoverinfo: "text", hovertext: [hoverText(pair.hover)],
     }));
     const most = plot.clientWidth < 500 ? 16 : 34;

@@ -14,7 +14,7 @@ function drawCurves(selection) {
   });
   panels("curve-panels", titles).forEach((plot, index) => {
     const { setting, metric } = jobs[index];
-    const runs = page.runs.filter((run) => run.setting === setting && !hiddenMixers.has(run.mixer)
+    const runs = page.runs.filter((run) => run.setting === setting && !hiddenSeries.has(run.series)
       && (!selection.width || run.values.width === Number(selection.width))
       && (selection.rate === "all" || isBestRate(run)) && run.curve.step.length);
     drawCurve(plot, runs, metric, selection.along);
@@ -22,7 +22,7 @@ function drawCurves(selection) {
 }
 
 function isBestRate(run) {
-  return page.cells.some((cell) => cell.mixer === run.mixer && cell.setting === run.setting
+  return page.cells.some((cell) => cell.series === run.series && cell.setting === run.setting
     && cell.width === run.values.width && cell.learning_rate === run.values.learning_rate);
 }
 
@@ -30,7 +30,7 @@ function drawCurve(plot, runs, metric, along) {
   const range = curveRange(runs, metric);
   const groups = new Map();
   for (const run of runs) {
-    const key = [run.mixer, run.values.width, run.values.learning_rate].join();
+    const key = [run.series, run.values.width, run.values.learning_rate].join();
     groups.set(key, [...(groups.get(key) ?? []), run]);
   }
   const traces = [...groups.values()].flatMap((seeds) => [
@@ -61,7 +61,7 @@ function widthStroke(run, strong) {
 }
 
 function curveName(run) {
-  return `${page.mixers[run.mixer].name}, width ${run.values.width}`;
+  return `${page.series[run.series].name}, width ${run.values.width}`;
 }
 
 function curveHover(title, detail, along) {
@@ -70,7 +70,7 @@ function curveHover(title, detail, along) {
 
 // Names reach plotly as `meta`, which it inserts as they are: a template of theirs would be executed.
 function seedLine(run, metric, along) {
-  const { colour, dash } = mixerStyle(run.mixer);
+  const { colour, dash } = seriesStyle(run.series);
   return {
     type: "scatter", mode: "lines", x: run.curve[along], y: run.curve[metric], opacity: 0.33,
     line: { color: colour, width: widthStroke(run, false), dash },
@@ -86,12 +86,12 @@ function meanLine(seeds, metric, along) {
     const values = seeds.map((run) => run.curve[name][run.curve.step.indexOf(step)]);
     return values.includes(null) ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
   });
-  const { colour, dash } = mixerStyle(seeds[0].mixer);
+  const { colour, dash } = seriesStyle(seeds[0].series);
   const count = seeds.length === 1 ? "one seed" : `mean of ${seeds.length} seeds`;
   return {
     type: "scatter", mode: "lines+markers", name: plain(curveName(seeds[0])), x: mean(along), y: mean(metric),
     line: { color: colour, width: widthStroke(seeds[0], true), dash },
-    marker: marker(seeds[0].mixer, common.map((_, index) => (index === common.length - 1 ? widthSize(seeds[0].values.width) : 0))),
+    marker: marker(seeds[0].series, common.map((_, index) => (index === common.length - 1 ? widthSize(seeds[0].values.width) : 0))),
     meta: [plain(curveName(seeds[0])), `${count}, learning rate ${seeds[0].texts.learning_rate}`],
     hovertemplate: curveHover("%{meta[0]}", "%{meta[1]}", along),
   };
@@ -103,5 +103,5 @@ function endCross(run, metric, along, range) {
   if (last < 0) return null;
   const y = range ? Math.min(Math.max(run.curve[metric][last], range[0]), range[1]) : run.curve[metric][last];
   return crosses([run.curve[along][last]], [y],
-    [{ hover: [curveName(run), `seed ${run.texts.seed} diverged`, run.message ?? ""] }], run.mixer);
+    [{ hover: [curveName(run), `seed ${run.texts.seed} diverged`, run.message ?? ""] }], run.series);
 }

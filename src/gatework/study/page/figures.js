@@ -5,7 +5,7 @@ function drawWidths(selection) {
   plots.forEach((plot, setting) => {
     const cells = page.cells.filter((cell) => cell.setting === setting);
     const published = selection.published === "shown" ? page.published.filter((curve) => curve.setting === setting) : [];
-    const shown = published.filter((curve) => !hiddenMixers.has(curve.mixer));
+    const shown = published.filter((curve) => !hiddenSeries.has(curve.series));
     if (page.widths.length > 1) drawLines(plot, cells, shown);
     else drawDots(plot, cells, shown);
   });
@@ -22,10 +22,10 @@ function publishedHover(curve, value) {
 }
 
 function publishedLine(curve) {
-  const { colour } = mixerStyle(curve.mixer);
+  const { colour } = seriesStyle(curve.series);
   return {
-    type: "scatter", mode: "lines+markers", name: `${mixerName(curve.mixer)}, published`, legendrank: 2000, x: curve.widths, y: curve.values,
-    line: { color: colour, width: 1.3, dash: "dash" }, marker: publishedMarker(curve.mixer, 9), opacity: 0.85,
+    type: "scatter", mode: "lines+markers", name: `${seriesName(curve.series)}, published`, legendrank: 2000, x: curve.widths, y: curve.values,
+    line: { color: colour, width: 1.3, dash: "dash" }, marker: publishedMarker(curve.series, 9), opacity: 0.85,
     hoverinfo: "text", hovertext: curve.values.map((value, rank) => publishedHover({ ...curve,
       hover: [`${curve.hover[0]}, width ${curve.widths[rank]}`, ...curve.hover.slice(1)] }, value)),
   };
@@ -35,16 +35,16 @@ function publishedLine(curve) {
 function drawLines(plot, cells, published) {
   const logs = page.widths.map((width) => Math.log2(width));
   const gap = Math.min(...logs.slice(1).map((value, index) => value - logs[index]));
-  const count = page.mixers.length;
-  const traces = shownMixers().flatMap((index) => {
+  const count = page.series.length;
+  const traces = shownSeries().flatMap((index) => {
     const shift = 2 ** ((count > 1 ? (index - (count - 1) / 2) / count : 0) * 0.16 * gap);
-    const mine = cells.filter((cell) => cell.mixer === index).sort((a, b) => a.width - b.width);
+    const mine = cells.filter((cell) => cell.series === index).sort((a, b) => a.width - b.width);
     const good = mine.filter((cell) => cell.quality);
     const lost = mine.filter((cell) => cell.diverged);
-    const { colour, dash } = mixerStyle(index);
+    const { colour, dash } = seriesStyle(index);
     return [
       {
-        type: "scatter", mode: "lines+markers", name: mixerName(index), x: good.map((cell) => cell.width * shift),
+        type: "scatter", mode: "lines+markers", name: seriesName(index), x: good.map((cell) => cell.width * shift),
         y: good.map((cell) => cell.quality[0]), error_y: spreadBars(good.map((cell) => cell.quality), colour),
         line: { color: colour, width: 2, dash }, marker: marker(index, 10),
         hoverinfo: "text", hovertext: good.map((cell) => hoverText(cell.hover)),
@@ -66,23 +66,23 @@ function drawLines(plot, cells, published) {
 function drawDots(plot, cells, published) {
   const sign = page.quality.better === "higher" ? 1 : -1;
   const value = (cell) => (cell.quality ? sign * cell.quality[0] : -Infinity);
-  const shown = cells.filter((cell) => !hiddenMixers.has(cell.mixer));
-  const rows = shown.sort((a, b) => value(a) - value(b) || b.mixer - a.mixer);
+  const shown = cells.filter((cell) => !hiddenSeries.has(cell.series));
+  const rows = shown.sort((a, b) => value(a) - value(b) || b.series - a.series);
   const traces = rows.flatMap((cell, row) => [
     ...(cell.quality ? [{
-      type: "scatter", mode: "markers", x: [cell.quality[0]], y: [row], marker: marker(cell.mixer, 11),
-      error_x: spreadBars([cell.quality], mixerStyle(cell.mixer).colour),
+      type: "scatter", mode: "markers", x: [cell.quality[0]], y: [row], marker: marker(cell.series, 11),
+      error_x: spreadBars([cell.quality], seriesStyle(cell.series).colour),
       hoverinfo: "text", hovertext: [hoverText(cell.hover)],
     }] : []),
-    ...(cell.diverged ? [crosses([badEdge()], [row], [cell], cell.mixer)] : []),
-    ...published.filter((curve) => curve.mixer === cell.mixer).map((curve) => ({
-      type: "scatter", mode: "markers", x: curve.values, y: [row], marker: publishedMarker(cell.mixer, 10),
+    ...(cell.diverged ? [crosses([badEdge()], [row], [cell], cell.series)] : []),
+    ...published.filter((curve) => curve.series === cell.series).map((curve) => ({
+      type: "scatter", mode: "markers", x: curve.values, y: [row], marker: publishedMarker(cell.series, 10),
       hoverinfo: "text", hovertext: curve.values.map((value) => publishedHover(curve, value)),
     })),
   ]);
   const yaxis = axis("", {
     tickvals: rows.map((_, row) => row),
-    ticktext: rows.map((cell) => short(page.mixers[cell.mixer].name, plot.clientWidth < 500 ? 16 : 30)),
+    ticktext: rows.map((cell) => short(page.series[cell.series].name, plot.clientWidth < 500 ? 16 : 30)),
     range: [-0.7, rows.length - 0.3], ticks: "",
   });
   const xaxis = qualityAxis();
@@ -102,7 +102,7 @@ function drawCosts(selection) {
   panels("cost-panels", titles).forEach((plot, index) => {
     const { setting, cost } = jobs[index];
     const cells = page.cells.filter((cell) => cell.setting === setting && cell[cost] !== null
-      && !hiddenMixers.has(cell.mixer) && (!selection.width || cell.width === Number(selection.width)));
+      && !hiddenSeries.has(cell.series) && (!selection.width || cell.width === Number(selection.width)));
     drawCost(plot, cells, cost);
   });
 }
@@ -110,13 +110,13 @@ function drawCosts(selection) {
 function drawCost(plot, cells, cost) {
   const { title, range, ticks, labels } = page.axes[cost];
   const traces = [frontier(cells, cost)];
-  for (const index of shownMixers()) {
-    const mine = cells.filter((cell) => cell.mixer === index).sort((a, b) => a.width - b.width);
+  for (const index of shownSeries()) {
+    const mine = cells.filter((cell) => cell.series === index).sort((a, b) => a.width - b.width);
     const good = mine.filter((cell) => cell.quality);
     const lost = mine.filter((cell) => cell.diverged);
-    const { colour, dash } = mixerStyle(index);
+    const { colour, dash } = seriesStyle(index);
     traces.push({
-      type: "scatter", mode: "lines+markers", name: mixerName(index), x: good.map((cell) => cell[cost]), y: good.map((cell) => cell.quality[0]),
+      type: "scatter", mode: "lines+markers", name: seriesName(index), x: good.map((cell) => cell[cost]), y: good.map((cell) => cell.quality[0]),
       error_y: spreadBars(good.map((cell) => cell.quality), colour),
       ...(cost === "rate" ? { error_x: spreadBars(good.map((cell) => cell.rate_spread), colour) } : {}),
       line: { color: colour, width: 1.2, dash }, marker: marker(index, good.map((cell) => widthSize(cell.width))),

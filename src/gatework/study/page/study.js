@@ -5,11 +5,11 @@ const COST_NAMES = [
   "tokens_per_second", "seconds",
 ];
 const METRIC_NAMES = ["quality", "loss", "validation_quality", "validation_loss"];
-const nameOf = (run) => page.mixers[run.mixer].name;
+const nameOf = (run) => page.series[run.series].name;
 const settingOf = (run) => page.settings[run.setting];
 
 const COLUMNS = [
-  { key: "mixer", title: "mixer", text: nameOf },
+  { key: "mixer", title: "mixer", unfolds: true, text: nameOf },
   { key: "setting", title: "setting", text: settingOf, sort: (run) => run.setting, kind: () => "setting" },
   { key: "width", title: "width" },
   { key: "learning_rate", title: "learning rate" },

@@ -33,6 +33,7 @@ def write_page(path: Path, page: str) -> None:
 
 
 def assemble_page(
+    package: str,
     *,
     title: str,
     eyebrow: str,
@@ -41,26 +42,31 @@ def assemble_page(
     table: tuple[str, str, str],
     data: Mapping[str, Any],
     scripts: Sequence[str],
+    series: str,
 ) -> str:
     """Put a page together: the frame that all pages share, and one page's own parts.
 
     Args:
+        package: Package whose folder ``page`` holds the page's own parts, such as ``"gatework.study"``.
         title: Title of the document, as text.
         eyebrow: The line above its heading, as text.
         header: HTML above the figures.
         figures: HTML of the figures.
         table: Heading and caption of the table, and a hint in its filter, as text.
-        data: The one JSON value that the scripts draw.
+        data: The one JSON value that the scripts draw; its ``series`` are what the legend lists.
         scripts: The page's own scripts, after those that all pages share.
+        series: What the series are, in the plural, such as ``"mixers"``.
     """
     # Imported here: it is large, and only a page needs it.
     from plotly.offline import get_plotlyjs
 
     plotly = get_plotlyjs()
-    script = "\n".join(_page_file(name) for name in (*_SHARED_SCRIPTS, *scripts))
+    parts = [*map(_shared_file, _SHARED_SCRIPTS), *(_own_file(package, name) for name in scripts)]
+    script = "\n".join(parts)
     texts = {"title": title, "eyebrow": eyebrow, "version": __version__}
+    texts |= {"series": series, "Series": series.capitalize()}
     texts |= dict(zip(("table_title", "table_caption", "table_hint"), table, strict=True))
-    return Template(_page_file("shell.html")).substitute(
+    return Template(_shared_file("shell.html")).substitute(
         {name: escape(text) for name, text in texts.items()},
         policy=_policy(plotly, script),
         style=_style(),
@@ -72,9 +78,9 @@ def assemble_page(
     )
 
 
-def fill_template(name: str, words: Mapping[str, str]) -> str:
-    """Return a part of a page with its words filled in, which are HTML already."""
-    return Template(_page_file(name)).substitute(words)
+def fill_template(package: str, name: str, words: Mapping[str, str]) -> str:
+    """Return a part of a page, from the folder ``page`` of ``package``, with its words filled in as HTML."""
+    return Template(_own_file(package, name)).substitute(words)
 
 
 def list_html(items: Iterable[str]) -> str:
@@ -93,18 +99,22 @@ def embed_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _page_file(name: str) -> str:
-    return (files("gatework.study") / "page" / name).read_text(encoding="utf-8")
+def _shared_file(name: str) -> str:
+    return (files("gatework.page") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _own_file(package: str, name: str) -> str:
+    return (files(package) / "page" / name).read_text(encoding="utf-8")
 
 
 def _style() -> str:
     """The style sheet: dark if the reader chose it, or if the system is dark and the reader chose nothing."""
-    dark = _page_file("dark.css")
+    dark = _shared_file("dark.css")
     rules = (
         f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{\n{dark}}} }}\n'
         f':root[data-theme="dark"] {{\n{dark}}}'
     )
-    return _page_file("report.css").replace("/*dark*/", rules)
+    return _shared_file("report.css").replace("/*dark*/", rules)
 
 
 def _policy(*scripts: str) -> str:

@@ -103,23 +103,8 @@ function toggle(form, name, label, redraw) {
   inView(key, () => [box.checked ? "shown" : "hidden"], ([value]) => { box.checked = value !== "hidden"; });
 }
 
-// Values are names; the empty one, which no name can be, stands for all of them.
-function settingOptions() {
-  const each = page.settings.map((name) => [name, name]);
-  return each.length > 1 ? [...each, ["", "every setting"]] : each;
-}
-
-function widthOptions() {
-  const each = page.widths.map((width) => [String(width), String(width)]);
-  return each.length > 1 ? [["", "all widths"], ...each] : each;
-}
-
 function selectionOf(formId) {
   return Object.fromEntries(new FormData(document.getElementById(formId)));
-}
-
-function settingsShown(selection) {
-  return page.settings.map((_, index) => index).filter((index) => !selection.setting || page.settings[index] === selection.setting);
 }
 
 function element(name, attributes = {}, ...children) {
@@ -132,7 +117,7 @@ function element(name, attributes = {}, ...children) {
 // Called once by each page, after it has made its controls.
 function startPage() {
   inView("theme", () => [chosenTheme()], ([theme]) => applyTheme(THEMES.includes(theme) ? theme : "system"));
-  for (const place of document.querySelectorAll(".glyph")) place.replaceWith(glyph(Number(place.dataset.mixer)));
+  for (const place of document.querySelectorAll(".glyph")) place.replaceWith(glyph(Number(place.dataset.series)));
   for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("theme").addEventListener("change", () => { applyTheme(chosenTheme()); drawAll(); rememberView(); });
   document.getElementById("copy-link").addEventListener("click", copyLink);

@@ -3,7 +3,8 @@
 
 const table = { columns: [], rows: [], filters: [], csv: [], sorting: {}, unfolded: new Set() };
 
-// `columns` have a key, a title and, unless the row has `texts[key]` and `values[key]`, functions for both.
+// `columns` have a key, a title and, unless the row has `texts[key]` and `values[key]`, functions for both;
+// the one that `unfolds` shows the series of the row and the button that unfolds it.
 // `filters` have a name, a label and a function from row to text. `csv` pairs the titles of the file with
 // functions from row to value. `detail` makes what an unfolded row shows, `search` what the text filter reads.
 function makeTable(options) {
@@ -51,7 +52,7 @@ function rowsShown() {
   const words = document.getElementById("table-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const chosen = selectionOf("table-controls");
   return table.rows
-    .filter((row) => !hiddenMixers.has(row.mixer))
+    .filter((row) => !hiddenSeries.has(row.series))
     .filter((row) => table.filters.every(({ name, of }) => !chosen[name] || of(row) === chosen[name]))
     .filter((row) => words.every((word) => table.search(row).toLowerCase().includes(word)))
     .sort(compareRows);
@@ -84,7 +85,7 @@ function drawTable() {
 function tableRows(row) {
   const open = table.unfolded.has(row.id);
   const cells = table.columns.map((column) => {
-    if (column.key === "mixer") return element("th", { scope: "row" }, unfoldButton(row, open));
+    if (column.unfolds) return element("th", { scope: "row" }, unfoldButton(row, open));
     const kind = column.numeric ? "number" : column.kind?.(row) ?? "";
     return element("td", { class: kind }, column.text(row));
   });
@@ -96,7 +97,7 @@ function tableRows(row) {
 
 function unfoldButton(row, open) {
   const button = element("button", { type: "button", class: "unfold", "aria-expanded": String(open) },
-    glyph(row.mixer), page.mixers[row.mixer].name);
+    glyph(row.series), page.series[row.series].name);
   button.addEventListener("click", () => {
     if (!table.unfolded.delete(row.id)) table.unfolded.add(row.id);
     drawTable();

@@ -1,9 +1,9 @@
 "use strict";
 // What all figures share: colours and symbols, axes, panels, and saving a panel as a file. Everything is drawn
-// from `page`, the page's one JSON value, and only the mixers that the legend has switched on.
+// from `page`, the page's one JSON value, and only the series that the legend has switched on.
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
-const hiddenMixers = new Set();
+const hiddenSeries = new Set();
 
 const SYMBOLS = [
   "circle", "square", "diamond", "triangle-up", "triangle-down", "star", "cross",
@@ -31,17 +31,17 @@ function cssColour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-// One colour and symbol per mixer over the whole page; both cycle, with lengths that have no common divisor.
-function mixerStyle(index) {
+// One colour and symbol per series over the whole page; both cycle, with lengths that have no common divisor.
+function seriesStyle(index) {
   return {
-    colour: cssColour(`--mixer-${index % NUM_COLOURS}`),
+    colour: cssColour(`--series-${index % NUM_COLOURS}`),
     symbol: SYMBOLS[index % SYMBOLS.length],
     dash: index < NUM_COLOURS ? "solid" : "dash",
   };
 }
 
 function marker(index, size) {
-  const { colour, symbol } = mixerStyle(index);
+  const { colour, symbol } = seriesStyle(index);
   const scale = SYMBOL_SCALE[symbol] ?? 1;
   const scaled = Array.isArray(size) ? size.map((value) => value * scale) : size * scale;
   return { color: colour, symbol, size: scaled, opacity: 1, line: { color: cssColour("--surface"), width: 1 } };
@@ -71,35 +71,6 @@ function layout(xaxis, yaxis, more = {}) {
   };
 }
 
-function qualityAxis(more = {}) {
-  return axis(page.quality.title, { range: page.quality.range, ...more });
-}
-
-// Level of guessing, where it lies on the axis at all; `along` is the axis that shows quality.
-function chanceLine(along) {
-  const { chance, range, chance_text: text } = page.quality;
-  if (chance === null || chance < range[0] || chance > range[1]) return {};
-  const line = { color: cssColour("--muted"), width: 1, dash: "dot" };
-  const label = { text, showarrow: false, font: { size: 11, color: cssColour("--muted") } };
-  if (along === "x") {
-    const left = chance < (range[0] + range[1]) / 2;
-    return {
-      shapes: [{ type: "line", layer: "below", line, x0: chance, x1: chance, yref: "paper", y0: 0, y1: 1 }],
-      annotations: [{ ...label, x: chance, yref: "paper", y: 1, xanchor: left ? "left" : "right", yanchor: "bottom" }],
-    };
-  }
-  return {
-    shapes: [{ type: "line", layer: "below", line, y0: chance, y1: chance, xref: "paper", x0: 0, x1: 1 }],
-    annotations: [{ ...label, y: chance, xref: "paper", x: 1, xanchor: "right", yanchor: "top" }],
-  };
-}
-
-// The place at the bad edge of the quality axis where diverged seeds are drawn.
-function badEdge() {
-  const [low, high] = page.quality.range;
-  return page.quality.better === "higher" ? low + 0.02 * (high - low) : high - 0.02 * (high - low);
-}
-
 function hoverText(lines, first = []) {
   const [title, ...rest] = lines.map(plain);
   return [`<b>${title}</b>`, ...first.map(plain), ...rest].join("<br>");
@@ -112,14 +83,10 @@ function spreadBars(values, colour) {
   };
 }
 
-function widthSize(width) {
-  return 10 + Math.min(3 * page.widths.indexOf(width), 12);
-}
-
 function crosses(x, y, cells, index) {
   return {
     type: "scatter", mode: "markers", x, y, cliponaxis: false,
-    marker: { symbol: "x-thin", size: 9, line: { width: 2.2, color: mixerStyle(index).colour } },
+    marker: { symbol: "x-thin", size: 9, line: { width: 2.2, color: seriesStyle(index).colour } },
     hoverinfo: "text", hovertext: cells.map((cell) => hoverText(cell.hover)),
   };
 }
@@ -185,7 +152,7 @@ function saveFigure(plot, format) {
 function draw(plot, traces, wanted) {
   const empty = !traces.some((trace) => trace.x.length);
   const nothing = {
-    text: "no measured run in this selection", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5,
+    text: "nothing was measured in this selection", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5,
     font: { size: 13, color: cssColour("--muted") },
   };
   const blank = {
@@ -195,10 +162,10 @@ function draw(plot, traces, wanted) {
   Plotly.react(plot, traces, empty ? { ...wanted, ...blank } : wanted, CONFIG);
 }
 
-function shownMixers() {
-  return page.mixers.map((_, index) => index).filter((index) => !hiddenMixers.has(index));
+function shownSeries() {
+  return page.series.map((_, index) => index).filter((index) => !hiddenSeries.has(index));
 }
 
-function mixerName(index) {
-  return plain(page.mixers[index].name);
+function seriesName(index) {
+  return plain(page.series[index].name);
 }

@@ -1,4 +1,4 @@
-// The legend: one button per mixer, which hides and shows it in all figures and the table.
+// The legend: one button per series (a mixer, an engine), which hides and shows it in all figures and the table.
 
 // Outlines in a 16 x 16 box that look like plotly's symbols of the same name.
 function polygon(corners, turn, radius = 6.6) {
@@ -29,8 +29,8 @@ function glyph(index) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
   const shape = document.createElementNS(space, "polygon");
-  shape.setAttribute("points", OUTLINES[mixerStyle(index).symbol].map((point) => point.join()).join(" "));
-  shape.setAttribute("style", `fill: var(--mixer-${index % NUM_COLOURS})`);
+  shape.setAttribute("points", OUTLINES[seriesStyle(index).symbol].map((point) => point.join()).join(" "));
+  shape.setAttribute("style", `fill: var(--series-${index % NUM_COLOURS})`);
   svg.setAttribute("viewBox", "0 0 16 16");
   svg.setAttribute("aria-hidden", "true");
   svg.classList.add("symbol");
@@ -39,12 +39,12 @@ function glyph(index) {
 }
 
 function drawLegend() {
-  const buttons = page.mixers.map((mixer, index) => {
-    const attributes = { type: "button", "aria-pressed": String(!hiddenMixers.has(index)), title: mixer.layers };
-    const button = element("button", attributes, glyph(index), mixer.name);
+  const buttons = page.series.map((series, index) => {
+    const attributes = { type: "button", "aria-pressed": String(!hiddenSeries.has(index)), title: series.about };
+    const button = element("button", attributes, glyph(index), series.name);
     button.addEventListener("click", () => {
-      if (!hiddenMixers.delete(index)) hiddenMixers.add(index);
-      button.setAttribute("aria-pressed", String(!hiddenMixers.has(index)));
+      if (!hiddenSeries.delete(index)) hiddenSeries.add(index);
+      button.setAttribute("aria-pressed", String(!hiddenSeries.has(index)));
       drawAll();
       rememberView();
     });
@@ -53,18 +53,18 @@ function drawLegend() {
   document.getElementById("legend").replaceChildren(...buttons);
 }
 
-function setHiddenMixers(indices) {
-  hiddenMixers.clear();
-  for (const index of indices) hiddenMixers.add(index);
+function setHiddenSeries(indices) {
+  hiddenSeries.clear();
+  for (const index of indices) hiddenSeries.add(index);
   drawLegend();
 }
 
 function buildLegend() {
   drawLegend();
-  const all = page.mixers.map((_, index) => index);
+  const all = page.series.map((_, index) => index);
   for (const [id, hidden] of [["show-all", []], ["show-none", all]]) {
-    document.getElementById(id).addEventListener("click", () => { setHiddenMixers(hidden); drawAll(); rememberView(); });
+    document.getElementById(id).addEventListener("click", () => { setHiddenSeries(hidden); drawAll(); rememberView(); });
   }
-  inView("hide", () => [...hiddenMixers].sort((a, b) => a - b).map((index) => page.mixers[index].name),
-    (names) => setHiddenMixers(all.filter((index) => names.includes(page.mixers[index].name))));
+  inView("hide", () => [...hiddenSeries].sort((a, b) => a - b).map((index) => page.series[index].name),
+    (names) => setHiddenSeries(all.filter((index) => names.includes(page.series[index].name))));
 }

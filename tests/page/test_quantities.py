@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatework.study.quantities import (
+from gatework.page.quantities import (
     NOT_MEASURED,
     format_bytes,
     format_count,

@@ -1,4 +1,4 @@
-"""How a study writes its numbers: bytes, tokens per second, seconds, counts, and the ticks of a log axis.
+"""How pages and tables write numbers: bytes, tokens per second, seconds, counts, and the ticks of a log axis.
 
 Everything people read (report, hover texts, command line) goes through these functions, so that one
 quantity never appears in two notations.
@@ -7,6 +7,8 @@ quantity never appears in two notations.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 NOT_MEASURED = "–"
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -84,6 +86,29 @@ def _three_digits(value: int | float) -> str:
     if abs(value) >= 99.95 or value == round(value):
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def log_axis(values: Iterable[float], title: str, write: Callable[[float], str], base: int) -> dict[str, Any]:
+    """Describe a logarithmic axis to a page's script: its range, as exponents of ten, and its ticks.
+
+    Args:
+        values: What the axis must hold; only positive ones count.
+        title: Title of the axis.
+        write: Writes the label of a tick.
+        base: See :func:`log_ticks`.
+    """
+    positive = [value for value in values if value > 0]
+    low, high = (min(positive), max(positive)) if positive else (1.0, 10.0)
+    # At least one doubling, so that noise of a few percent never fills the whole axis.
+    pad = max(0.05 * math.log10(high / low), 0.5 * (math.log10(2) - math.log10(high / low)), 0.06)
+    low, high = low / 10**pad, high * 10**pad
+    ticks = log_ticks(low, high, base)
+    return {
+        "title": f"{title} (log scale)",
+        "range": [math.log10(low), math.log10(high)],
+        "ticks": ticks,
+        "labels": [write(tick) for tick in ticks],
+    }
 
 
 def log_ticks(low: int | float, high: int | float, base: int, most: int = 5) -> list[float]:
