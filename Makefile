@@ -60,13 +60,13 @@ clean:  ## Remove what is built from the sources; .venv and runs/ stay
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment:
-	@$(call install,)
+	@$(call install,cpu)
 
 environment-test:
 	@$(call install,test)
 
 environment-docs:
-	@$(call install,docs)
+	@$(call install,docs cpu)
 
 install = command -v $(PYTHON) >/dev/null || \
 	{ echo "$(PYTHON) was not found; gatework needs Python 3.11 or newer"; exit 1; }; \

@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
     "mqar_data": ["--examples", "200", "--turns", "2"],
     "based_chunked": ["--length", "256", "--turns", "1"],
+    "block_masks": ["--length", "512", "--turns", "1"],
     "recurrent_scaling": ["--longest", "2048", "--turns", "1"],
 }
 

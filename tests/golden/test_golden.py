@@ -13,12 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.golden import zoology_adapters
+from tests.golden import gna_adapters, halonet_adapters, longca_bench_adapters, zoology_adapters
 from tests.golden.case import Adapter, Case, relative_error
 
 FOLDER = Path(os.environ.get("GATEWORK_GOLDEN", Path(__file__).parent))
 INDEX = json.loads((FOLDER / "index.json").read_text())
-ADAPTERS: dict[str, Adapter] = {**zoology_adapters.ADAPTERS}
+ADAPTERS: dict[str, Adapter] = {
+    **gna_adapters.ADAPTERS,
+    **halonet_adapters.ADAPTERS,
+    **zoology_adapters.ADAPTERS,
+    **longca_bench_adapters.ADAPTERS,
+}
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
