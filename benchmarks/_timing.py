@@ -20,13 +20,34 @@ class Timing:
         return f"{self.median:9.2f} ({self.fastest:8.2f} - {self.slowest:8.2f})"
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], turns: int) -> dict[str, Timing]:
-    """Time every side once per turn, after one turn that is not counted."""
+def take_turns(
+    sides: Mapping[str, Callable[[], object]], turns: int, *, least: float = 0.0
+) -> dict[str, Timing]:
+    """Time every side once per turn, after one turn that is not counted.
+
+    Args:
+        sides: What to call, by name.
+        turns: How many turns each side has.
+        least: Seconds that a turn should last: quick sides are called as often as that takes, and a turn
+            counts their mean. Threads that one side leaves waiting busily then disturb the next one less.
+    """
+    calls = {name: _calls(side, least) for name, side in sides.items()}
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):
         for name, side in sides.items():
             start = time.perf_counter()
-            side()
+            for _ in range(calls[name]):
+                side()
             if turn:
-                taken[name].append((time.perf_counter() - start) * 1e3)
+                taken[name].append((time.perf_counter() - start) / calls[name] * 1e3)
     return {name: Timing(statistics.median(ms), min(ms), max(ms)) for name, ms in taken.items()}
+
+
+def _calls(side: Callable[[], object], least: float) -> int:
+    """How often to call a side in a turn; the first call, which may compile, does not tell."""
+    if not least:
+        return 1
+    side()
+    start = time.perf_counter()
+    side()
+    return max(1, int(least / (time.perf_counter() - start)))

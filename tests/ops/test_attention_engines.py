@@ -190,10 +190,14 @@ def test_opcheck(use_kernels):
     q, k, v = (x.detach() for x in (q, k, v))
     y, lse = blocked._forward_op(q, k, v, *options)
     torch.library.opcheck(
-        blocked._backward_op, (y, lse.clone(), lse, q, k, v, *options, False), test_utils="test_schema"
+        blocked._backward_op,
+        (y.clone(), lse.clone(), y, lse, q, k, v, *options, False),
+        test_utils="test_schema",
     )
     torch.library.opcheck(
-        blocked._backward_op, (y, lse.clone(), lse, q, k, v, *options, False), test_utils="test_faketensor"
+        blocked._backward_op,
+        (y.clone(), lse.clone(), y, lse, q, k, v, *options, False),
+        test_utils="test_faketensor",
     )
 
 

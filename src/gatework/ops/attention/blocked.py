@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,6 +129,10 @@ def _bias(
 # --- the operator, as PyTorch sees it: tensors in, contiguous tensors out ---
 
 
+#: Elements up to which PyTorch's threads are not called: for milliseconds after a call they wait busily, and
+#: take the processor from the kernels' threads.
+_SMALL = 1 << 21
+
 _OPTIONS = (
     "Tensor? bias, Tensor? slopes, Tensor? seed, Tensor plan, float scale, float? softcap, float dropout_p, "
     "SymInt query_offset, bool use_kernels"
@@ -177,12 +182,13 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     "gatework::blocked_attention_backward",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor grad, Tensor delta, Tensor lse, Tensor q, Tensor k, Tensor v, "
+    schema="(Tensor grad, Tensor grad_lse, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, "
     f"{_OPTIONS}, bool of_bias) -> Tensor[]",
 )
 def _backward_op(
     grad: Tensor,
-    delta: Tensor,
+    grad_lse: Tensor,
+    y: Tensor,
     lse: Tensor,
     q: Tensor,
     k: Tensor,
@@ -198,7 +204,8 @@ def _backward_op(
     use_kernels: bool,
     of_bias: bool,
 ) -> list[Tensor]:
-    rows = grad.to(lse.dtype), delta
+    grad = grad.to(lse.dtype)
+    rows = grad, _delta(grad, grad_lse, y.to(lse.dtype), lse)
     queries, keys, values = (part.to(lse.dtype) for part in (q, k, v))
     scoring = _scoring(q, k, bias, slopes, seed, scale, softcap, dropout_p, query_offset)
     of = (q, k, v) if bias is None or not of_bias else (q, k, v, bias)
@@ -216,7 +223,9 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(grad: Tensor, delta: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+def _(
+    grad: Tensor, grad_lse: Tensor, y: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> list[Tensor]:
     grads = [part.new_empty(part.shape) for part in (q, k, v)]
     return [*grads, rest[0].new_empty(rest[0].shape)] if rest[-1] else grads
 
@@ -228,11 +237,8 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, bias, slopes, seed, plan, y, lse = ctx.saved_tensors
-    delta = (grad.to(lse.dtype) * y.to(lse.dtype)).sum(-1) - grad_lse
-    # Where nothing is allowed, lse is -inf and what arrives as its gradient may be anything.
-    delta = delta.masked_fill(lse.isneginf(), 0.0)
     of_bias = bool(ctx.needs_input_grad[3])
-    grads = _backward_op(grad, delta, lse, q, k, v, bias, slopes, seed, plan, *ctx.options, of_bias)
+    grads = _backward_op(grad, grad_lse, y, lse, q, k, v, bias, slopes, seed, plan, *ctx.options, of_bias)
     return (*grads, *([None] * (12 - len(grads))))
 
 
@@ -242,6 +248,16 @@ _forward_op.register_autograd(_backward, setup_context=_keep_for_backward)
 def _is_empty(q: Tensor, k: Tensor) -> bool:
     """Whether there is no pair of a query and a key."""
     return q.shape[0] * q.shape[2] * k.shape[2] == 0
+
+
+def _delta(grad: Tensor, grad_lse: Tensor, y: Tensor, lse: Tensor) -> Tensor:
+    """``grad_i . y_i`` less the gradient of ``lse_i``: what is subtracted from the gradients of row ``i``."""
+    if grad.numel() <= _SMALL:
+        delta = torch.from_numpy(np.einsum("bhnd,bhnd->bhn", grad.numpy(), y.numpy()))
+    else:
+        delta = (grad * y).sum(-1)
+    # Where nothing is allowed, lse is -inf and what arrives as its gradient may be anything.
+    return torch.where(lse.isneginf(), 0.0, delta - grad_lse)
 
 
 def _scoring(

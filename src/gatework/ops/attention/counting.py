@@ -49,7 +49,15 @@ def _forward_flops(q: Tensor, k: Tensor, v: Tensor, *rest: Any, out_val: Any = N
 
 @register_flop_formula(torch.ops.gatework.blocked_attention_backward, get_raw=True)
 def _backward_flops(
-    grad: Tensor, delta: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any, out_val: Any = None
+    grad: Tensor,
+    grad_lse: Tensor,
+    y: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *rest: Any,
+    out_val: Any = None,
 ) -> int:
     """Scores once more, and the four products of the gradients."""
     return _flops(q, v, rest[3], 5)

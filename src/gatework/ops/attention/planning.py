@@ -226,7 +226,11 @@ def _box(axes: list[AxisWindows], hint: tuple[int, ...], shape: tuple[int, ...],
         keys = math.prod(
             max(span, span + step - share) for step, span, share in zip(box, spans, shared, strict=True)
         )
-        return keys * (1 + size.grid_overhead / math.prod(box))
+        # A box that does not divide the grid leaves smaller ones at its end.
+        filled = math.prod(
+            math.ceil(length / step) * step / length for length, step in zip(shape, box, strict=True)
+        )
+        return keys * (filled + size.grid_overhead / math.prod(box))
 
     most = max(size.grid_rows, math.prod(shared) if math.prod(shared) <= 1024 else 0)
     options = [

@@ -74,7 +74,11 @@ class Stretch(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """Tiles of one shape, whose queries and keys are gathered. See :class:`Stretch` for the methods."""
+    """Tiles of one shape, whose queries and keys are gathered. See :class:`Stretch` for the methods.
+
+    Whatever the tensors' layout in memory, rows are taken from one long list of them: indexing of the first
+    axis is several times faster in PyTorch than indexing of a later one.
+    """
 
     heads: Heads
     num_heads: int
@@ -83,39 +87,30 @@ class Gather(NamedTuple):
     query: Tensor
     run_start: Tensor
     run_length: Tensor
-    found_keys: Tensor | None
+    remembered: dict[object, Tensor] | None
     masks: tuple[tuple[int, Tensor], ...]
 
     def queries(self, x: Tensor) -> Tensor:
         """The step's rows of a tensor of queries."""
-        part = x[self.heads.batch, self.heads.queries].index_select(2, self.query)
-        batch, heads, rows = part.shape[:3]
-        part = part.view(
-            batch, heads // self.groups, self.groups, self.tiles, rows // self.tiles, *x.shape[3:]
-        )
-        return part.transpose(2, 3).flatten(0, 2)
+        rows, strides = _as_rows(x)
+        rows = rows.index_select(0, self._query_index(x, strides))
+        return rows.view(-1, self.groups, len(self.query) // self.tiles, *x.shape[3:])
 
     def keys(self, x: Tensor) -> Tensor:
         """The step's rows of a tensor of keys."""
-        part = x[self.heads.batch, self.heads.keys].index_select(2, self.key())
-        return part.view(
-            part.shape[0] * part.shape[1] * self.tiles, part.shape[2] // self.tiles, *x.shape[3:]
-        )
+        rows, strides = _as_rows(x)
+        index = self._key_index(x, strides)
+        return rows.index_select(0, index.view(-1)).view(*index.shape, *x.shape[3:])
 
     def put(self, into: Tensor, rows: Tensor) -> None:
-        """Write the step's rows of a tensor of queries."""
-        part = into[self.heads.batch, self.heads.queries]
-        shape = (len(part), part.shape[1] // self.groups, self.tiles, self.groups, *rows.shape[2:])
-        ordered = (
-            rows.reshape(shape).transpose(2, 3).reshape(*part.shape[:2], len(self.query), *into.shape[3:])
-        )
-        part.index_copy_(2, self.query, ordered)
+        """Write the step's rows of a contiguous tensor of queries."""
+        whole, strides = _as_rows(into)
+        whole.index_copy_(0, self._query_index(into, strides), rows.reshape(-1, *into.shape[3:]))
 
     def add_to_keys(self, into: Tensor, rows: Tensor) -> None:
-        """Add to the step's rows of a tensor of keys."""
-        part = into[self.heads.batch, self.heads.keys]
-        key = self.key()
-        part.index_add_(2, key, rows.reshape(*part.shape[:2], len(key), *into.shape[3:]))
+        """Add to the step's rows of a contiguous tensor of keys."""
+        whole, strides = _as_rows(into)
+        whole.index_add_(0, self._key_index(into, strides).view(-1), rows.flatten(0, 1))
 
     def positions(self) -> tuple[Tensor, Tensor]:
         """Positions of queries and keys, ``(tiles, rows)`` and ``(tiles, columns)``."""
@@ -123,7 +118,57 @@ class Gather(NamedTuple):
 
     def key(self) -> Tensor:
         """Positions of the keys, tile by tile."""
-        return _positions(self.run_start, self.run_length) if self.found_keys is None else self.found_keys
+        return self._remember("keys", lambda: _positions(self.run_start, self.run_length))
+
+    def _query_index(self, x: Tensor, strides: _RowStrides) -> Tensor:
+        """Rows of the queries in the order ``(sequence, key head, tile, group, row)``."""
+
+        def make() -> Tensor:
+            first = _first_rows(x, self.heads.batch, self.heads.queries, strides)
+            first = first.view(len(first), -1, 1, self.groups, 1)
+            return (first + self.query.view(self.tiles, 1, -1) * strides.position).view(-1)
+
+        return self._remember(("queries", x.shape[:3], strides), make)
+
+    def _key_index(self, x: Tensor, strides: _RowStrides) -> Tensor:
+        """Rows of the keys, ``(sequences * key heads * tiles, columns)``."""
+
+        def make() -> Tensor:
+            first = _first_rows(x, self.heads.batch, self.heads.keys, strides)
+            key = self.key().view(self.tiles, -1) * strides.position
+            return (first[..., None, None] + key).flatten(0, 2)
+
+        return self._remember(("keys", x.shape[:3], strides), make)
+
+    def _remember(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        """Find rows once if they are few; those of many are found again each time."""
+        if self.remembered is None:
+            return make()
+        if key not in self.remembered:
+            self.remembered[key] = make()
+        return self.remembered[key]
+
+
+class _RowStrides(NamedTuple):
+    """By how many rows sequences, heads and positions lie apart in a list of all rows of a tensor."""
+
+    batch: int
+    head: int
+    position: int
+
+
+def _as_rows(x: Tensor) -> tuple[Tensor, _RowStrides]:
+    """View a tensor of shape ``(batch, heads, length, ...)`` as a list of rows; copy it if that cannot be."""
+    _, heads, length = x.shape[:3]
+    if not x.is_contiguous() and x.transpose(1, 2).is_contiguous():
+        return x.transpose(1, 2).flatten(0, 2), _RowStrides(length * heads, 1, heads)
+    return x.contiguous().flatten(0, 2), _RowStrides(heads * length, length, 1)
+
+
+def _first_rows(x: Tensor, batch: slice, heads: slice, strides: _RowStrides) -> Tensor:
+    """The rows of position 0 of some sequences and heads."""
+    sequences = torch.arange(x.shape[0])[batch] * strides.batch
+    return sequences[:, None] + torch.arange(x.shape[1])[heads] * strides.head
 
 
 Step = Stretch | Gather
@@ -329,5 +374,5 @@ def _gather(plan: Plan, masks: _Masks, tiles: list[_Tile], heads: Heads, shared:
         for part, name in ((plan.query, "query"), (plan.run_start, "runs"), (plan.run_length, "runs"))
     )
     few = len(tiles) * tiles[0].columns <= _FEW_KEYS
-    found = _positions(starts, lengths) if few else None
-    return Gather(heads, *shared, len(tiles), query, starts, lengths, found, tuple(stacked))
+    remembered: dict[object, Tensor] | None = {} if few else None
+    return Gather(heads, *shared, len(tiles), query, starts, lengths, remembered, tuple(stacked))
