@@ -11,8 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
-    "attention": ["--cases", "window backward", "64-blocks bf16", "neighborhood", "documents 0"]
-    + ["--shrink", "8", "--turns", "1"],
+    "attention": ["--turns", "1", "--shrink", "8", "--cases", "window backward", "documents 0"],
     "halo_attention": ["--stages", "1", "--batch", "1", "--turns", "1"],
     "mqar_data": ["--examples", "200", "--turns", "2"],
     "based_chunked": ["--length", "256", "--turns", "1"],

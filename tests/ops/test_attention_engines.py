@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from gatework import masks, ops
 from gatework.masks import BlockSparse, Causal, CausalDocument, Neighborhood, SlidingWindow
@@ -77,10 +78,23 @@ def call(data, mask, q_length, kv_length, *, with_gradient_of_bias):
     return tensors, options
 
 
-@settings(max_examples=250, deadline=None)
-@given(data=st.data(), family=st.sampled_from(sorted(FAMILIES)), size=st.sampled_from(TILES))
-@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
+random_masks = given(data=st.data(), family=st.sampled_from(sorted(FAMILIES)), size=st.sampled_from(TILES))
+
+
+@settings(max_examples=150, deadline=None)
+@random_masks
 def test_every_mask(engine, data, family, size):
+    check_random_mask(engine, data, family, size)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@random_masks
+def test_every_mask_many_times(engine, data, family, size):
+    check_random_mask(engine, data, family, size)
+
+
+def check_random_mask(engine, data, family, size):
     sample = FAMILIES[family](data.draw)
     gradient = engine[0] == "blocked-torch"
     tensors, options = call(
@@ -223,6 +237,29 @@ def test_compiles_with_the_plan_as_a_constant(mask, dtype):
         outputs_and_gradients(ops.attention, tensors, options),
         tolerance=0.0,
     )
+
+
+@pytest.mark.compile
+def test_masks_made_in_the_graph_compile():
+    def attend(q):
+        mask = SlidingWindow(9, 3) & ~Neighborhood((15, 20), (3, 3))
+        return ops.attention(q, q, q, mask=mask, engine="blocked")
+
+    q = randn(1, 2, 300, 4)
+    torch.compiler.reset()
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q), attend(q), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["blocked-torch", pytest.param("blocked-numba", marks=needs_numba)])
+def test_arithmetic_is_counted_by_allowed_pairs(name):
+    mask = SlidingWindow(40, 3) & CausalDocument([100, 200])
+    q = torch.randn(2, 4, 300, 8, requires_grad=True)
+    k, v = torch.randn(2, 2, 300, 8, requires_grad=True), torch.randn(2, 2, 300, 6, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        ops.attention(q, k, v, mask=mask, engine=name).sum().backward()
+    pairs = 2 * 4 * mask.count(300, 300)
+    assert counter.get_total_flops() == (2 + 5) * pairs * (8 + 6)
 
 
 def test_a_plan_does_not_grow_with_pairs():

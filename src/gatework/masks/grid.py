@@ -245,7 +245,7 @@ class Halo(GridMask):
 
     @property
     def q_shape(self) -> tuple[int, ...]:
-        """Size of the grid of queries: that of the keys divided by the stride, rounded up."""
+        """Size of the grid of queries, that of the keys divided by the stride and rounded up."""
         return tuple(-(-size // step) for size, step in zip(self.shape, self.query_stride, strict=True))
 
     @property

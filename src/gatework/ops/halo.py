@@ -121,20 +121,36 @@ def halo_attention(
     down, across = _axes(block_size, halo_size, stride)
     _check(q, k, v, (down, across), (rel_height, rel_width), padding_mode)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    dtype, result = torch.promote_types(q.dtype, torch.float32), v.dtype
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    factor = scale if scale_pos_embed else 1.0
     with torch.autocast(q.device.type, enabled=False):
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        factor = scale if scale_pos_embed else 1.0
-        vertical = None if rel_height is None else _logits(q, rel_height.to(dtype) * factor, 2, down)
-        horizontal = None if rel_width is None else _logits(q, rel_width.to(dtype) * factor, 3, across)
-        padding = None
-        if padding_mode == "zeros" and _coverage(q, k, down, across) < _MOSTLY_PADDING:
-            padding = _padding_logit(q, k, vertical, horizontal, (down, across))
-        elif padding_mode == "zeros":
-            k, v = _padded(k, down, across), _padded(v, down, across)
-            down, across = down._replace(origin=0), across._replace(origin=0)
-        y: Tensor = halo_blocks(q, k, v, vertical, horizontal, padding, scale, [*down, *across])[0]
-    return y.to(result)
+        wide = q.to(dtype)
+        vertical = None if rel_height is None else _logits(wide, rel_height.to(dtype) * factor, 2, down)
+        horizontal = None if rel_width is None else _logits(wide, rel_width.to(dtype) * factor, 3, across)
+        maps = wide, k.to(dtype), v.to(dtype)
+        y = _over_blocks(maps, (vertical, horizontal), (down, across), scale, zeros=padding_mode == "zeros")
+    return y.to(v.dtype)
+
+
+def _over_blocks(
+    maps: tuple[Tensor, Tensor, Tensor],
+    positions: tuple[Tensor | None, Tensor | None],
+    axes: tuple[Axis, Axis],
+    scale: float,
+    *,
+    zeros: bool,
+) -> Tensor:
+    """Attention over the windows of blocks; beyond the map are ``zeros``, or nothing."""
+    q, k, v = maps
+    down, across = axes
+    padding = None
+    if zeros and _coverage(q, k, down, across) < _MOSTLY_PADDING:
+        padding = _padding_logit(q, k, *positions, axes)
+    elif zeros:
+        k, v = _padded(k, down, across), _padded(v, down, across)
+        down, across = down._replace(origin=0), across._replace(origin=0)
+    y: Tensor = halo_blocks(q, k, v, *positions, padding, scale, [*down, *across])[0]
+    return y
 
 
 def _axes(

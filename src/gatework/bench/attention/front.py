@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gatework.bench.attention.measure import measure
-from gatework.bench.attention.plan import Cell, Plan, equivalent_command, make_plan
+from gatework.bench.attention.plan import BenchPlan, Cell, equivalent_command, make_plan
 from gatework.bench.attention.progress import Progress
 from gatework.bench.attention.result import AttentionBench
 from gatework.bench.store import BenchStore
@@ -93,7 +93,7 @@ def _run(
 
 
 def _measure_missing(
-    plan: Plan, records: dict[str, Any], store: BenchStore | None, *, progress: bool
+    plan: BenchPlan, records: dict[str, Any], store: BenchStore | None, *, progress: bool
 ) -> dict[str, Any]:
     """Measure what has no record, and store each as soon as it is complete; return all records."""
     missing = [cell for cell in plan.cells() if cell.cell_id not in records]

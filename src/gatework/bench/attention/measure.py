@@ -13,7 +13,7 @@ import torch
 
 from gatework.bench.attention.expressions import parse_mask
 from gatework.bench.attention.gate import Gate, Verdict
-from gatework.bench.attention.plan import Cell, Plan, Problem
+from gatework.bench.attention.plan import BenchPlan, Cell, Problem
 from gatework.bench.attention.problem import Shape, Tensors, make_tensors, needed_bytes, timed
 from gatework.bench.environment import environment
 from gatework.bench.memory import PeakMeter
@@ -31,7 +31,11 @@ Record = dict[str, Any]
 
 
 def measure(
-    plan: Plan, missing: Sequence[Cell], *, ended: Callable[[Record], None], started: Callable[[Cell], None]
+    plan: BenchPlan,
+    missing: Sequence[Cell],
+    *,
+    ended: Callable[[Record], None],
+    started: Callable[[Cell], None],
 ) -> None:
     """Check, time and weigh cells.
 
@@ -66,7 +70,7 @@ class _Group:
     """The cells of one problem: they share its inputs, its right numbers, and their turns."""
 
     def __init__(
-        self, plan: Plan, problem: Problem, meter: PeakMeter, started: Callable[[Cell], None]
+        self, plan: BenchPlan, problem: Problem, meter: PeakMeter, started: Callable[[Cell], None]
     ) -> None:
         self._plan = plan
         self._problem = problem

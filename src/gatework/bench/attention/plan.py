@@ -90,7 +90,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """The options of one benchmark, all of them stated; results depend on nothing else but the machine.
 
     Attributes:
@@ -147,7 +147,7 @@ def make_plan(
     engines: Sequence[str] | None,
     max_memory: int | None,
     **options: Any,
-) -> Plan:
+) -> BenchPlan:
     """Check the options of :func:`gatework.bench.attention`, and fill in what they leave open.
 
     Raises:
@@ -163,7 +163,7 @@ def make_plan(
     if num_heads % num_kv_heads:
         raise ValueError(f"num_kv_heads must divide num_heads, {num_heads}, got {num_kv_heads}")
     texts = _mask_texts(chosen["masks"] if masks is None else masks)
-    plan = Plan(
+    plan = BenchPlan(
         masks=texts,
         lengths=_counts("lengths", chosen["lengths"], most=_LONGEST),
         head_dims=_counts("head_dims", chosen["head_dims"]),
@@ -184,7 +184,7 @@ def make_plan(
     return plan
 
 
-def equivalent_command(plan: Plan, output: str | Path | None = None) -> str:
+def equivalent_command(plan: BenchPlan, output: str | Path | None = None) -> str:
     """Return the command line that measures a plan."""
     words = ["gatework", "bench", "attention"]
     for name, value in plan.to_json().items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gatework.bench.attention.expressions import parse_mask
-from gatework.bench.attention.plan import DTYPES, Plan, Problem
+from gatework.bench.attention.plan import DTYPES, BenchPlan, Problem
 from gatework.bench.memory import Calls
 from gatework.masks import Causal, Full, Mask, SlidingWindow
 from gatework.ops.attention import attention
@@ -41,7 +41,7 @@ class Shape(NamedTuple):
     num_kv_heads: int
 
     @classmethod
-    def of(cls, plan: Plan) -> Shape:
+    def of(cls, plan: BenchPlan) -> Shape:
         """The sizes of a plan."""
         return cls(plan.batch_size, plan.num_heads, plan.num_kv_heads)
 

@@ -12,7 +12,7 @@ from statistics import linear_regression
 from typing import TYPE_CHECKING, Any
 
 from gatework.bench.attention.measure import BASELINE, STATUSES
-from gatework.bench.attention.plan import PASSES, Cell, Plan, equivalent_command, make_plan
+from gatework.bench.attention.plan import PASSES, BenchPlan, Cell, equivalent_command, make_plan
 from gatework.bench.store import BENCH_FORMAT, BenchStore
 from gatework.files import FileError, write_atomically
 
@@ -65,7 +65,7 @@ class AttentionBench:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BenchPlan,
         records: Mapping[str, Mapping[str, Any]],
         *,
         directory: Path | None = None,
@@ -168,7 +168,7 @@ class AttentionBench:
         return f"AttentionBench({len(self.rows)} cells: {counts}{missing})"
 
 
-def _checked_row(cell: Cell, record: Mapping[str, Any], plan: Plan) -> Row:
+def _checked_row(cell: Cell, record: Mapping[str, Any], plan: BenchPlan) -> Row:
     """The row of a record that may come from a file."""
     try:
         if record["status"] not in STATUSES or record["cell"] != cell.to_json():
@@ -180,7 +180,7 @@ def _checked_row(cell: Cell, record: Mapping[str, Any], plan: Plan) -> Row:
         ) from error
 
 
-def _row(cell: Cell, record: Mapping[str, Any], plan: Plan) -> Row:
+def _row(cell: Cell, record: Mapping[str, Any], plan: BenchPlan) -> Row:
     """One measurement with what follows from it; ``None`` where nothing was measured."""
     row: Row = dict.fromkeys(COLUMNS)
     row |= {**cell.to_json(), "status": record["status"], "reason": record["reason"]}
@@ -207,7 +207,7 @@ def _row(cell: Cell, record: Mapping[str, Any], plan: Plan) -> Row:
     return row
 
 
-def flops(cell: Cell, plan: Plan, density: float) -> float:
+def flops(cell: Cell, plan: BenchPlan, density: float) -> float:
     """Count the floating-point operations of a pass on the allowed pairs alone.
 
     ``4 * pairs * heads * head_dim`` forward: a multiplication and an addition for each channel of a score

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gatework.masks import Full, Mask
 from gatework.ops.attention import kernels, tiles
+from gatework.ops.attention.constants import Constant, constant, rebuilt
 from gatework.ops.attention.options import Alibi, Options, Result
 from gatework.ops.attention.plan import digest, unpack
 from gatework.ops.attention.planning import TileSize, packed_plan
@@ -77,7 +78,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, options: Options, *, use_kernels: b
         seed = torch.randint(2**62, (), dtype=torch.int64)
     mask = Full() if options.mask is None else options.mask
     assert isinstance(mask, Mask), "refusal() lets no tensors in"
-    plan = _plan(mask, int(q.shape[2]), int(k.shape[2]), tile_size(use_kernels))
+    plan = _plan(constant(mask), int(q.shape[2]), int(k.shape[2]), tile_size(use_kernels))
     y, lse = _forward_op(
         q,
         k.to(q.dtype),
@@ -111,8 +112,8 @@ def has_kernels() -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # a compiled graph holds the plan, not the planning
-def _plan(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Tensor:
-    return packed_plan(mask, q_length, kv_length, size)
+def _plan(mask: Constant, q_length: int, kv_length: int, size: TileSize) -> Tensor:
+    return packed_plan(rebuilt(mask), q_length, kv_length, size)
 
 
 def _bias(

@@ -7,8 +7,9 @@ import functools
 import torch
 from torch import Tensor
 
-from gatework.masks import Full, Mask
+from gatework.masks import Full, Mask, QueryOffset
 from gatework.ops.attention import blocked, counting, flex
+from gatework.ops.attention.constants import Constant, constant, rebuilt
 from gatework.ops.attention.options import Options
 from gatework.ops.attention.plan import unpack
 from gatework.ops.attention.planning import TileSize, packed_plan
@@ -21,8 +22,10 @@ _LARGEST_SHARE = 0.5
 
 def fastest(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str:
     """Return the name of the fastest engine that can do what is asked."""
-    pairs = int(q.shape[2]) * int(k.shape[2])
-    if pairs < _FEWEST_PAIRS or isinstance(options.mask, Tensor):
+    if q.shape[2] * k.shape[2] < _FEWEST_PAIRS or isinstance(options.mask, Tensor):
+        return "dense"
+    if isinstance(options.mask, QueryOffset) and torch.compiler.is_compiling():
+        # A plan would make the offset a constant, and every step of decoding a graph of its own.
         return "dense"
     if blocked.refusal(q, k, v, options) is None:
         return "blocked" if _blocked_pays(q, k, options) else "dense"
@@ -44,13 +47,13 @@ def _blocked_pays(q: Tensor, k: Tensor, options: Options) -> bool:
     if options.mask is None or isinstance(options.mask, Full):
         return False
     assert isinstance(options.mask, Mask)
-    share: float = _share(options.mask, int(q.shape[2]), int(k.shape[2]), blocked.has_kernels())
+    share: float = _share(constant(options.mask), int(q.shape[2]), int(k.shape[2]), blocked.has_kernels())
     return share < _LARGEST_SHARE
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _share(mask: Mask, q_length: int, kv_length: int, use_kernels: bool) -> float:
-    return _remembered_share(mask, q_length, kv_length, blocked.tile_size(use_kernels))
+def _share(mask: Constant, q_length: int, kv_length: int, use_kernels: bool) -> float:
+    return _remembered_share(rebuilt(mask), q_length, kv_length, blocked.tile_size(use_kernels))
 
 
 @functools.lru_cache(maxsize=256)

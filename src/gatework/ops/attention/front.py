@@ -100,7 +100,8 @@ def attention(
         mask: Which pairs are allowed: a :class:`~gatework.masks.Mask`, or booleans that broadcast to
             ``(batch, heads, q_length, kv_length)``, True where allowed. A Mask counts positions of queries
             and keys from 0; in decoding give it the queries' ``with_query_offset``.
-        bias: Added to the scores; broadcasts to the same shape.
+        bias: Added to the scores: a tensor that broadcasts to the same shape, or an
+            :class:`~gatework.ops.Alibi`.
         scale: Factor on the scores, ``head_dim ** -0.5`` by default.
         softcap: Bounds the scaled scores by ``softcap * tanh(score / softcap)``, before bias and mask
             (arXiv:2408.00118, section 2).
@@ -109,8 +110,10 @@ def attention(
         dropout_p: Probability of dropping a weight after the softmax; applied whenever it is not 0.
         return_lse: Also return the logarithm of the softmax's denominator, sinks included; ``-inf`` where
             nothing is allowed and there is no sink.
-        engine: ``"reference"`` (the definition), ``"dense"`` (PyTorch's fused kernels) or ``"blocked"``
-            (sliding windows, in linear time); by default the fastest that can do what is asked.
+        engine: ``"reference"`` (the definition), ``"dense"`` (all pairs, by PyTorch's fused kernels),
+            ``"blocked"`` (only the tiles that a Mask needs, on a CPU; ``"blocked-torch"`` with PyTorch's
+            operators and ``"blocked-numba"`` with compiled kernels, which it chooses between) or ``"flex"``
+            (compiled FlexAttention); by default the fastest that can do what is asked.
 
     Raises:
         ValueError: If shapes, dtypes or ranges do not fit, or ``engine`` cannot do what is asked.

@@ -94,7 +94,8 @@ class Gather(NamedTuple):
         """The step's rows of a tensor of queries."""
         rows, strides = _as_rows(x)
         rows = rows.index_select(0, self._query_index(x, strides))
-        return rows.view(-1, self.groups, len(self.query) // self.tiles, *x.shape[3:])
+        count = len(self.query) // self.tiles
+        return rows.view(len(rows) // (self.groups * count), self.groups, count, *x.shape[3:])
 
     def keys(self, x: Tensor) -> Tensor:
         """The step's rows of a tensor of keys."""
@@ -105,7 +106,8 @@ class Gather(NamedTuple):
     def put(self, into: Tensor, rows: Tensor) -> None:
         """Write the step's rows of a contiguous tensor of queries."""
         whole, strides = _as_rows(into)
-        whole.index_copy_(0, self._query_index(into, strides), rows.reshape(-1, *into.shape[3:]))
+        index = self._query_index(into, strides)
+        whole.index_copy_(0, index, rows.reshape(len(index), *into.shape[3:]))
 
     def add_to_keys(self, into: Tensor, rows: Tensor) -> None:
         """Add to the step's rows of a contiguous tensor of keys."""

@@ -66,7 +66,7 @@ def forward(
     """
     from gatework.ops.attention.kernels import call
 
-    return call.run_forward(q, k, v, plan, call.Options(scale, softcap, bias, slopes, query_offset))
+    return call.run_forward(q, k, v, plan, call.ScoreOptions(scale, softcap, bias, slopes, query_offset))
 
 
 def backward(
@@ -112,5 +112,5 @@ def backward(
     """
     from gatework.ops.attention.kernels import call
 
-    options = call.Options(scale, softcap, bias, slopes, query_offset)
+    options = call.ScoreOptions(scale, softcap, bias, slopes, query_offset)
     return call.run_backward(grad_out, delta, q, k, v, lse, plan, options)

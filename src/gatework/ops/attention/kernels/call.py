@@ -28,7 +28,7 @@ LEAST_SHARED = 1_000_000
 Integers = NDArray[np.int64]
 
 
-class Options(NamedTuple):
+class ScoreOptions(NamedTuple):
     """What the scores are, besides products of queries and keys; see ``forward``."""
 
     scale: float
@@ -54,7 +54,7 @@ class Work(NamedTuple):
     threads: int
 
 
-def run_forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: Options) -> tuple[Tensor, Tensor]:
+def run_forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: ScoreOptions) -> tuple[Tensor, Tensor]:
     """See :func:`gatework.ops.attention.kernels.forward`."""
     if q.shape[3] == 0:
         return run_forward(pad(q, (0, 1)), pad(k, (0, 1)), v, plan, options)
@@ -74,7 +74,14 @@ def run_forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: Options) -
 
 
 def run_backward(
-    grad: Tensor, delta: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, plan: Plan, options: Options
+    grad: Tensor,
+    delta: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor,
+    plan: Plan,
+    options: ScoreOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`gatework.ops.attention.kernels.backward`."""
     if q.shape[3] == 0:
@@ -143,7 +150,7 @@ def _put(params: Integers, field: int, tensor: Tensor) -> None:
 
 
 def _describe(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: Options, work: Work
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: ScoreOptions, work: Work
 ) -> tuple[Integers, list[Any]]:
     """Fill in the block of integers that both passes need; also return what must outlive the call."""
     params = np.zeros(at.END, np.int64)
@@ -166,7 +173,7 @@ def _describe(
     return params, kept
 
 
-def _factors(options: Options) -> tuple[float, float, float, float]:
+def _factors(options: ScoreOptions) -> tuple[float, float, float, float]:
     """Return the numbers at ``SCALARS`` that make scores of base 2, and gradients of them."""
     scale, cap, log2e = options.scale, options.softcap, math.log2(math.e)
     if cap:
