@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from gatework.masks import Full, Mask, QueryOffset
+from gatework.masks import Causal, Full, Mask, QueryOffset
 from gatework.ops.attention import blocked, counting, flex
 from gatework.ops.attention.constants import Constant, constant, rebuilt
 from gatework.ops.attention.options import Options
@@ -15,9 +15,10 @@ from gatework.ops.attention.plan import unpack
 from gatework.ops.attention.planning import TileSize, packed_plan
 
 #: Below so many pairs of queries and keys the planning of tiles does not pay.
-_FEWEST_PAIRS = 1 << 16
-#: Largest share of pairs in tiles with which they are the faster way.
-_LARGEST_SHARE = 0.5
+_FEWEST_PAIRS = 1 << 17
+#: Largest share of all pairs in tiles with which they are the faster way, forward and backward: with compiled
+#: kernels, and with PyTorch's operators. docs/attention.md has the measurement.
+_LARGEST_SHARE = {True: 0.7, False: 0.6}
 
 
 def fastest(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str:
@@ -46,9 +47,12 @@ def _blocked_pays(q: Tensor, k: Tensor, options: Options) -> bool:
         return True
     if options.mask is None or isinstance(options.mask, Full):
         return False
+    if isinstance(options.mask, Causal) and options.bias is None and q.shape[2] == k.shape[2]:
+        return False  # the fused kernel skips the upper half too
     assert isinstance(options.mask, Mask)
-    share: float = _share(constant(options.mask), int(q.shape[2]), int(k.shape[2]), blocked.has_kernels())
-    return share < _LARGEST_SHARE
+    use_kernels = blocked.has_kernels()
+    share: float = _share(constant(options.mask), int(q.shape[2]), int(k.shape[2]), use_kernels)
+    return share < _LARGEST_SHARE[use_kernels]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

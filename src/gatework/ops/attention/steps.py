@@ -181,6 +181,7 @@ class AddedMasks:
 
     def __init__(self) -> None:
         self._made: dict[object, Tensor] = {}
+        self._nothing: dict[object, Tensor | None] = {}
         self._size = 0
 
     def piece(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -209,9 +210,10 @@ class AddedMasks:
         if sum(mask.shape[2] for _, mask in step.masks) < columns:
             return None
         key = tuple(id(mask) for _, mask in step.masks)
-        some = [mask.any(-1) for _, mask in step.masks]
-        nothing = self._get(key, lambda: ~functools.reduce(torch.logical_or, some))
-        return nothing if bool(nothing.any()) else None
+        if key not in self._nothing:
+            nothing = ~functools.reduce(torch.logical_or, [mask.any(-1) for _, mask in step.masks])
+            self._nothing[key] = nothing if bool(nothing.any()) else None
+        return self._nothing[key]
 
     def _get(self, key: object, make: Callable[[], Tensor]) -> Tensor:
         if key in self._made:
