@@ -98,7 +98,7 @@ def _fused(
     mask = nothing = None
     if step.masks:
         mask, nothing = added.whole(step, k.shape[1], q.dtype), added.nothing(step, k.shape[1])
-        mask = mask.repeat_interleave(groups, 0)[None] if len(mask) > 1 else mask[None]
+        mask = mask.repeat_interleave(groups, 0)[None] if len(mask) > 1 and groups > 1 else mask[None]
     y, lse = _flash(
         q.reshape(n // tiles, tiles * groups, rows, dim),
         k.reshape(n // tiles, tiles, *k.shape[1:]),
