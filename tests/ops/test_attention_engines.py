@@ -267,6 +267,26 @@ def test_arithmetic_is_counted_by_allowed_pairs(name):
     assert counter.get_total_flops() == (2 + 5) * pairs * (8 + 6)
 
 
+@pytest.mark.parametrize("name", ["blocked-torch", pytest.param("blocked-numba", marks=needs_numba)])
+def test_what_inference_remembers_serves_training(name):
+    mask = SlidingWindow(37, 11)  # of no other test: the plan is made here
+    q = torch.randn(1, 2, 300, 8)
+    with torch.inference_mode():
+        wanted = ops.attention(q, q, q, mask=mask, engine=name)
+    leaf = q.clone().requires_grad_()
+    y = ops.attention(leaf, leaf, leaf, mask=mask, engine=name)
+    torch.testing.assert_close(y, wanted, rtol=0, atol=0)
+    y.sum().backward()
+    assert leaf.grad.isfinite().all()
+
+
+def test_a_plan_is_made_on_the_cpu_whatever_the_default_device():
+    mask = CausalDocument([7, 35])
+    with torch.device("meta"):
+        plan = blocked._plan(mask, 42, 42, TileSize(8, 8, 4, 1))
+    assert plan.device.type == "cpu"
+
+
 def test_a_plan_does_not_grow_with_pairs():
     size = TileSize(128, 64, 36, 16)
     for mask in (Causal(), SlidingWindow(256, 256), masks.PrefixLM(1000)):

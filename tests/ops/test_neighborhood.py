@@ -17,7 +17,7 @@ FUNCTIONS = {1: na1d, 2: na2d, 3: na3d}
 NAMES = ("kernel_size", "stride", "dilation", "is_causal")
 
 
-def close(ours, wanted, atol=1e-11):
+def close(ours, wanted, atol=1e-11):  # float64, sums in another order
     torch.testing.assert_close(ours, wanted, rtol=0, atol=atol)
 
 

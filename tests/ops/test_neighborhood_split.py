@@ -21,7 +21,7 @@ def randn(*shape, seed=0, dtype=DOUBLE):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE).to(dtype)
 
 
-def close(ours, wanted, atol=1e-11):
+def close(ours, wanted, atol=1e-11):  # float64, sums in another order
     torch.testing.assert_close(ours, wanted, rtol=0, atol=atol)
 
 

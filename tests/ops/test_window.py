@@ -34,7 +34,7 @@ def maps(batch, heads, height, width, value_dim=2):
 
 def assert_same_with_gradients(function, reference, inputs):
     outputs = [each(*inputs) for each in (function, reference)]
-    torch.testing.assert_close(*outputs, rtol=0, atol=1e-11)
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-11)  # float64, sums in another order
     if not outputs[0].numel():
         return
     cotangent = randn(*outputs[0].shape)

@@ -30,6 +30,7 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str:
         return "dense"
     if blocked.refusal(q, k, v, options) is None:
         return "blocked" if _blocked_pays(q, k, options) else "dense"
+    # By design, not by measurement: no GPU was at hand.
     if (
         q.device.type == "cuda"
         and options.mask is not None

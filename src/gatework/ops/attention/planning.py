@@ -43,7 +43,9 @@ class TileSize(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def packed_plan(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Tensor:
     """Plan a mask, see :func:`make_plan`, and pack the plan; the last ones are remembered."""
-    return pack(make_plan(mask, q_length, kv_length, size))
+    # A remembered plan outlives what surrounds the first call: a later one may train, and is on the CPU.
+    with torch.inference_mode(False), torch.device("cpu"):
+        return pack(make_plan(mask, q_length, kv_length, size))
 
 
 def make_plan(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Plan:
