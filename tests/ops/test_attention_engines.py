@@ -198,7 +198,7 @@ def test_gradcheck(mask):
 def test_opcheck(use_kernels):
     gen = torch.Generator().manual_seed(0)
     q, k, v = (randn(1, heads, 40, 4, gen=gen, dtype=torch.float32) for heads in (4, 2, 2))
-    plan = blocked._plan(CausalDocument([10, 30]), 40, 40, TileSize(8, 8, 4, 1))
+    plan = blocked.plan_tiles(CausalDocument([10, 30]), 40, 40, TileSize(8, 8, 4, 1))
     options = (None, None, None, plan, 0.5, None, 0.0, 0, use_kernels)
     torch.library.opcheck(blocked._forward_op, (*(x.requires_grad_() for x in (q, k, v)), *options))
     q, k, v = (x.detach() for x in (q, k, v))
@@ -283,7 +283,7 @@ def test_what_inference_remembers_serves_training(name):
 def test_a_plan_is_made_on_the_cpu_whatever_the_default_device():
     mask = CausalDocument([7, 35])
     with torch.device("meta"):
-        plan = blocked._plan(mask, 42, 42, TileSize(8, 8, 4, 1))
+        plan = blocked.plan_tiles(mask, 42, 42, TileSize(8, 8, 4, 1))
     assert plan.device.type == "cpu"
 
 

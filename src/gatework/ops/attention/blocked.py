@@ -78,7 +78,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, options: Options, *, use_kernels: b
         seed = torch.randint(2**62, (), dtype=torch.int64)
     mask = Full() if options.mask is None else options.mask
     assert isinstance(mask, Mask), "refusal() lets no tensors in"
-    plan = _plan(constant(mask), int(q.shape[2]), int(k.shape[2]), tile_size(use_kernels))
+    plan = plan_tiles(constant(mask), int(q.shape[2]), int(k.shape[2]), tile_size(use_kernels))
     y, lse = _forward_op(
         q,
         k.to(q.dtype),
@@ -112,7 +112,8 @@ def has_kernels() -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # a compiled graph holds the plan, not the planning
-def _plan(mask: Constant, q_length: int, kv_length: int, size: TileSize) -> Tensor:
+def plan_tiles(mask: Constant, q_length: int, kv_length: int, size: TileSize) -> Tensor:
+    """Return the packed plan for a mask."""
     return packed_plan(rebuilt(mask), q_length, kv_length, size)
 
 
@@ -164,12 +165,12 @@ def _forward_op(
     dtype = torch.promote_types(q.dtype, torch.float32)
     queries, keys, values = (part.to(dtype) for part in (q, k, v))
     scoring = _scoring(q, k, bias, slopes, seed, scale, softcap, dropout_p, query_offset)
-    if _is_empty(q, k):
+    if is_empty(q, k):
         y, lse = keys.new_zeros(*q.shape[:3], v.shape[3]), keys.new_full(q.shape[:3], -torch.inf)
     elif use_kernels:
         y, lse = kernels.forward(queries, keys, values, unpack(plan), **_kernel_options(scoring))
     else:
-        y, lse = tiles.forward(queries, keys, values, _schedule(plan, q, k), scoring)
+        y, lse = tiles.forward(queries, keys, values, schedule_of(plan, q, k), scoring)
     return y.to(q.dtype), lse
 
 
@@ -210,7 +211,7 @@ def _backward_op(
     queries, keys, values = (part.to(lse.dtype) for part in (q, k, v))
     scoring = _scoring(q, k, bias, slopes, seed, scale, softcap, dropout_p, query_offset)
     of = (q, k, v) if bias is None or not of_bias else (q, k, v, bias)
-    if _is_empty(q, k):
+    if is_empty(q, k):
         grads = [part.new_zeros(part.shape) for part in of]
     elif use_kernels:
         grads = list(
@@ -218,7 +219,7 @@ def _backward_op(
         )
     else:
         grads = tiles.backward(
-            *rows, queries, keys, values, lse, _schedule(plan, q, k), scoring, bias if of_bias else None
+            *rows, queries, keys, values, lse, schedule_of(plan, q, k), scoring, bias if of_bias else None
         )
     return [part.to(q.dtype) for part in grads[:3]] + grads[3:]
 
@@ -246,7 +247,7 @@ def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, 
 _forward_op.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
-def _is_empty(q: Tensor, k: Tensor) -> bool:
+def is_empty(q: Tensor, k: Tensor) -> bool:
     """Whether there is no pair of a query and a key."""
     return q.shape[0] * q.shape[2] * k.shape[2] == 0
 
@@ -274,6 +275,8 @@ def _scoring(
 ) -> Scoring:
     if bias is not None:
         bias = bias.expand(*q.shape[:3], k.shape[2])
+    if slopes is not None:
+        slopes = slopes.expand(q.shape[:2])
     number = 0 if seed is None else int(seed)
     return Scoring(scale, softcap, bias, slopes, query_offset, dropout_p, number)
 
@@ -283,5 +286,6 @@ def _kernel_options(scoring: Scoring) -> dict[str, Any]:
     return {name: getattr(scoring, name) for name in ("scale", "softcap", "bias", "slopes", "query_offset")}
 
 
-def _schedule(plan: Tensor, q: Tensor, k: Tensor) -> Schedule:
+def schedule_of(plan: Tensor, q: Tensor, k: Tensor) -> Schedule:
+    """Return the steps of PyTorch's operators for a packed plan."""
     return schedule(plan, digest(plan), q.shape[0], q.shape[1], k.shape[1])

@@ -33,7 +33,7 @@ def _sums(values: Tensor, edges: Tensor) -> Tensor:
     return before[edges.long()].diff()
 
 
-def _flops(q: Tensor, v: Tensor, packed: Tensor, products: int) -> int:
+def flops(q: Tensor, v: Tensor, packed: Tensor, products: int) -> int:
     """Count ``products`` matrix products over the allowed pairs, two operations for each multiply-add."""
     plan = unpack(packed)
     per_head = allowed_pairs(plan)[plan.pattern_of.long()]
@@ -44,7 +44,7 @@ def _flops(q: Tensor, v: Tensor, packed: Tensor, products: int) -> int:
 @register_flop_formula(torch.ops.gatework.blocked_attention, get_raw=True)
 def _forward_flops(q: Tensor, k: Tensor, v: Tensor, *rest: Any, out_val: Any = None) -> int:
     """Scores and outputs."""
-    return _flops(q, v, rest[3], 2)
+    return flops(q, v, rest[3], 2)
 
 
 @register_flop_formula(torch.ops.gatework.blocked_attention_backward, get_raw=True)
@@ -60,4 +60,4 @@ def _backward_flops(
     out_val: Any = None,
 ) -> int:
     """Scores once more, and the four products of the gradients."""
-    return _flops(q, v, rest[3], 5)
+    return flops(q, v, rest[3], 5)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal, overload
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gatework.masks import Mask
 from gatework.ops.attention import blocked, choice, dense, flex
+from gatework.ops.attention.checks import check_broadcasts, check_mask, check_tensors, score_shape
 from gatework.ops.attention.options import Alibi, Engine, Options, Result
 from gatework.ops.attention.reference import AllowedPairs, attention_reference
 
@@ -119,7 +119,7 @@ def attention(
         ValueError: If shapes, dtypes or ranges do not fit, or ``engine`` cannot do what is asked.
         TypeError: If ``mask`` is neither a Mask nor boolean, or ``bias`` is not floating point.
     """
-    _check_tensors(q, k, v)
+    check_tensors(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     options = Options(mask, bias, scale, softcap, sinks, dropout_p, return_lse)
     _check_options(q, k, options)
@@ -139,47 +139,15 @@ def _engine(name: str | None, q: Tensor, k: Tensor, v: Tensor, options: Options)
     return ENGINES[name]
 
 
-def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.ndim != 4 or not tensor.is_floating_point():
-            raise ValueError(
-                f"{name} must be floating point of shape (batch, heads, length, head_dim), "
-                f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
-            )
-        # Under autocast the projections of one layer may differ in dtype, and PyTorch casts them itself.
-        if tensor.dtype != q.dtype and not torch.is_autocast_enabled(q.device.type):
-            raise ValueError(f"{name} must have the dtype of q, {q.dtype}, got {tensor.dtype}")
-    if k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3] or q.shape[3] == 0:
-        raise ValueError(
-            f"k must have the batch and the head_dim >= 1 of q, {tuple(q.shape)}, got {tuple(k.shape)}"
-        )
-    if k.shape[1] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise ValueError(f"the heads of k must divide those of q, {q.shape[1]}, got {k.shape[1]}")
-    if v.shape[:3] != k.shape[:3]:
-        raise ValueError(
-            f"v must have the batch, heads and length of k, {tuple(k.shape[:3])}, got {tuple(v.shape[:3])}"
-        )
-
-
 def _check_options(q: Tensor, k: Tensor, options: Options) -> None:
-    scores = (*q.shape[:3], k.shape[2])
-    if isinstance(options.mask, Tensor):
-        if options.mask.dtype != torch.bool:
-            raise TypeError(
-                f"mask must be boolean, True where allowed, got {options.mask.dtype}; see also bias"
-            )
-        _check_broadcasts("mask", options.mask, scores)
-    elif options.mask is not None and not isinstance(options.mask, Mask):
-        raise TypeError(f"mask must be a gatework.masks.Mask or a boolean tensor, got {options.mask!r}")
-    elif options.mask is not None and not torch.compiler.is_compiling():  # whoever evaluates it checks again
-        options.mask.check(q.shape[2], k.shape[2], batch=q.shape[0], heads=q.shape[1])
+    check_mask(options.mask, q, k)
     if isinstance(options.bias, Alibi):
         if len(options.bias.slopes) != q.shape[1]:
             raise ValueError(f"bias must have a slope per query head, {q.shape[1]}, got {options.bias}")
     elif options.bias is not None:
         if not options.bias.is_floating_point():
             raise TypeError(f"bias must be floating point, got {options.bias.dtype}")
-        _check_broadcasts("bias", options.bias, scores)
+        check_broadcasts("bias", options.bias, score_shape(q, k))
     if options.sinks is not None and options.sinks.shape != q.shape[1:2]:
         raise ValueError(f"sinks must have shape (heads={q.shape[1]},), got {tuple(options.sinks.shape)}")
     if not math.isfinite(options.scale):
@@ -188,13 +156,3 @@ def _check_options(q: Tensor, k: Tensor, options: Options) -> None:
         raise ValueError(f"softcap must be positive and finite, got {options.softcap}")
     if not 0 <= options.dropout_p < 1:
         raise ValueError(f"dropout_p must be at least 0 and below 1, got {options.dropout_p}")
-
-
-def _check_broadcasts(name: str, tensor: Tensor, scores: tuple[int, ...]) -> None:
-    """Refuse a tensor that does not broadcast to the scores, or that would enlarge them."""
-    sizes = tuple(tensor.shape)
-    trailing = scores[len(scores) - len(sizes) :] if len(sizes) <= len(scores) else ()
-    if len(trailing) != len(sizes) or any(a not in (1, b) for a, b in zip(sizes, trailing, strict=True)):
-        raise ValueError(
-            f"{name} must broadcast to (batch, heads, q_length, kv_length)={scores}, got {sizes}"
-        )

@@ -23,7 +23,7 @@ class Scoring(NamedTuple):
         scale: Factor on the products.
         softcap: Bound of the scaled products, or ``None``.
         bias: Added to the scores, ``(batch or 1, heads or 1, q_length, kv_length)``, or ``None``.
-        slopes: ``slopes[h] * |i + query_offset - j|`` is subtracted, or ``None``.
+        slopes: ``slopes[b, h] * |i + query_offset - j|`` is subtracted, or ``None``.
         query_offset: Position of the first query, for the slopes.
         dropout_p: Probability of dropping a weight.
         seed: What decides which weights are dropped.
@@ -122,14 +122,14 @@ def _streamed(
     peak = q.new_full((n, groups * rows, 1), -torch.inf)
     total = q.new_zeros(n, groups * rows, 1)
     y = q.new_zeros(n, groups * rows, v.shape[2])
-    for columns in _columns(k.shape[1]):
+    for columns in key_columns(k.shape[1]):
         scores, _ = _scores(q, k[:, columns], step, columns, added, scoring)
         highest = torch.maximum(peak, scores.amax(-1, keepdim=True))
         finite = highest.masked_fill(highest.isneginf(), 0.0)
         weights = scores.sub_(finite).exp_()
         shrink = torch.exp(peak - finite)
         total = total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
-        keep = _kept(weights, scoring, number, columns.start)
+        keep = kept_weights(weights, scoring, number, columns.start)
         y = y.mul_(shrink).baddbmm_(weights if keep is None else weights * keep, v[:, columns])
         peak = highest
     lse = torch.log(total).add_(peak.masked_fill(peak.isneginf(), 0.0))
@@ -154,17 +154,17 @@ def _backward_step(
     lse, delta = lse[..., None], delta[..., None]
     grad_q = torch.zeros_like(q).flatten(1, 2)
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-    for columns in _columns(k.shape[1]):
+    for columns in key_columns(k.shape[1]):
         scores, slope = _scores(q, k[:, columns], step, columns, added, scoring)
         weights = scores.sub_(lse).exp_()
-        keep = _kept(weights, scoring, number, columns.start)
+        keep = kept_weights(weights, scoring, number, columns.start)
         grad_v[:, columns] = (weights if keep is None else weights * keep).mT @ grad
         grad_scores = grad @ v[:, columns].mT
         if keep is not None:
             grad_scores = grad_scores.mul_(keep)
         grad_scores = grad_scores.sub_(delta).mul_(weights)
         if grad_bias is not None:
-            _add_bias(grad_bias, grad_scores.view(len(q), *q.shape[1:3], -1), step, columns)
+            add_to_bias(grad_bias, grad_scores.view(len(q), *q.shape[1:3], -1), step, columns)
         if slope is not None:
             grad_scores = grad_scores.mul_(slope)
         grad_q.baddbmm_(grad_scores, k[:, columns], alpha=scoring.scale)
@@ -174,7 +174,8 @@ def _backward_step(
     step.add_to_keys(grads[2], grad_v)
 
 
-def _columns(count: int) -> Iterator[slice]:
+def key_columns(count: int) -> Iterator[slice]:
+    """Cut the keys of a step into as many as have their scores held at a time."""
     for start in range(0, count, _COLUMNS_AT_ONCE):
         yield slice(start, min(count, start + _COLUMNS_AT_ONCE))
 
@@ -194,22 +195,39 @@ def _scores(
         bent = scores.div_(scoring.softcap).tanh_()
         slope = 1 - bent * bent
         scores = bent * scoring.softcap
+    add_to_scores(scores, q.shape, step, columns, added, scoring)
+    return scores, slope
+
+
+def add_to_scores(
+    scores: Tensor, shape: torch.Size, step: Step, columns: slice, added: AddedMasks, scoring: Scoring
+) -> None:
+    """Add bias, slopes and masks to the scores of some columns, in place.
+
+    Args:
+        scores: ``(n, groups * rows, columns)``.
+        shape: That of the step's queries, ``(n, groups, rows, dim)``.
+        step: Where the scores are.
+        columns: Of the step's keys.
+        added: The masks of the schedule.
+        scoring: What is added.
+    """
+    n, groups, rows, _ = shape
     tiles = _tiles(step)
     by_tile = scores.view(n // tiles, tiles, groups, rows, -1)
     if scoring.bias is not None:
         by_tile += _bias(scoring.bias, step, columns, groups).view_as(by_tile)
     if scoring.slopes is not None:
-        by_tile -= _distances(scoring, step, columns, groups, n // tiles, q.dtype)
+        by_tile -= _distances(scoring, step, columns, groups, n // tiles, scores.dtype)
     for first, allowed in step.masks:
-        mask = added.piece(allowed, q.dtype)
+        mask = added.piece(allowed, scores.dtype)
         start, stop = max(first, columns.start), min(first + mask.shape[2], columns.stop)
         if start < stop:
             part = by_tile[..., start - columns.start : stop - columns.start]
             part += mask[:, None, :, start - first : stop - first]
-    return scores, slope
 
 
-def _kept(weights: Tensor, scoring: Scoring, number: int, column: int) -> Tensor | None:
+def kept_weights(weights: Tensor, scoring: Scoring, number: int, column: int) -> Tensor | None:
     """Which weights dropout keeps, times what it makes up for; the same whenever it is asked."""
     if scoring.dropout_p == 0:
         return None
@@ -230,17 +248,16 @@ def _bias(bias: Tensor, step: Step, columns: slice, groups: int) -> Tensor:
 def _distances(
     scoring: Scoring, step: Step, columns: slice, groups: int, n: int, dtype: torch.dtype
 ) -> Tensor:
-    """``slopes[h] * |i + query_offset - j|``, ``(n, tiles, groups, rows, columns)``."""
+    """``slopes[b, h] * |i + query_offset - j|``, ``(n, tiles, groups, rows, columns)``."""
     assert scoring.slopes is not None
     queries, keys = step.positions()
     distances = (queries[:, :, None] + scoring.query_offset - keys[:, None, columns]).abs().to(dtype)
-    slopes = scoring.slopes[step.heads.queries].to(dtype).view(1, -1, groups)
-    slopes = slopes.expand(n // slopes.shape[1], -1, groups).reshape(n, 1, groups, 1, 1)
-    scaled: Tensor = slopes * distances[None, :, None]
+    slopes = scoring.slopes[step.heads.batch, step.heads.queries].to(dtype)
+    scaled: Tensor = slopes.reshape(n, 1, groups, 1, 1) * distances[None, :, None]
     return scaled
 
 
-def _add_bias(into: Tensor, grad: Tensor, step: Step, columns: slice) -> None:
+def add_to_bias(into: Tensor, grad: Tensor, step: Step, columns: slice) -> None:
     """Add the gradients of a step's scores, ``(n, groups, rows, columns)``, to those of the bias."""
     queries, keys = step.positions()
     pairs = grad.view(-1, step.num_heads // step.groups, len(queries), *grad.shape[1:]).transpose(2, 3)
