@@ -1,4 +1,4 @@
-"""Blocked attention in float32 on a CPU, compiled by numba: any plan, forward and backward.
+"""Blocked attention in float32 on a CPU, compiled by numba: any plan, softmax and sigmoid, both passes.
 
 For every tile of queries, the keys that it needs are taken chunk by chunk: one matrix product for the
 scores, one pass over them for the softmax with a running maximum, one product with the values (online
@@ -39,7 +39,7 @@ def forward(
     scale: float,
     softcap: float | None = None,
     bias: Float[Tensor, "_batch _heads q_length kv_length"] | None = None,
-    slopes: Float[Tensor, " heads"] | None = None,
+    slopes: Float[Tensor, "... heads"] | None = None,
     query_offset: int = 0,
 ) -> tuple[
     Float[Tensor, "batch heads q_length value_dim"],
@@ -58,7 +58,7 @@ def forward(
         scale: What products are multiplied by.
         softcap: The bound of the scores, or None.
         bias: Added to the scores; sizes of 1 broadcast. A bias below -6e29 forbids its pair, as -inf does.
-        slopes: What each head's scores lose for each step of distance.
+        slopes: What each head's scores lose for each step of distance; may differ by sequence.
         query_offset: Position of the first query among the keys.
 
     Returns:
@@ -81,7 +81,7 @@ def backward(
     scale: float,
     softcap: float | None = None,
     bias: Float[Tensor, "_batch _heads q_length kv_length"] | None = None,
-    slopes: Float[Tensor, " heads"] | None = None,
+    slopes: Float[Tensor, "... heads"] | None = None,
     query_offset: int = 0,
 ) -> tuple[
     Float[Tensor, "batch heads q_length head_dim"],
@@ -114,3 +114,85 @@ def backward(
 
     options = call.ScoreOptions(scale, softcap, bias, slopes, query_offset)
     return call.run_backward(grad_out, delta, q, k, v, lse, plan, options)
+
+
+def sigmoid_forward(
+    q: Float[Tensor, "batch heads q_length head_dim"],
+    k: Float[Tensor, "batch kv_heads kv_length head_dim"],
+    v: Float[Tensor, "batch kv_heads kv_length value_dim"],
+    plan: Plan,
+    *,
+    scale: float,
+    shift: Float[Tensor, "_batch _heads _queries"],
+    bias: Float[Tensor, "_batch2 _heads2 q_length kv_length"] | None = None,
+    slopes: Float[Tensor, "... heads"] | None = None,
+    query_offset: int = 0,
+) -> Float[Tensor, "batch heads q_length value_dim"]:
+    """Attend to the keys that a plan allows, each with its own weight.
+
+    ``out[i] = sum_j sigmoid(s[i, j]) v[j]`` over the allowed ``j``, where
+    ``s[i, j] = scale * q[i] . k[j] + shift[i] + bias[i, j] - slopes * |i + query_offset - j|``.
+
+    Args:
+        q: Queries, float32; no size of any tensor is 0.
+        k: Keys, float32; their number of heads divides that of the queries.
+        v: Values, float32.
+        plan: Which keys each query attends to.
+        scale: What products are multiplied by.
+        shift: Added to all scores of a query; sizes of 1 broadcast.
+        bias: As for :func:`forward`, like the next two.
+        slopes: See there.
+        query_offset: See there.
+
+    Returns:
+        The outputs, zeros for queries without keys.
+    """
+    from gatework.ops.attention.kernels import call
+
+    options = call.ScoreOptions(scale, None, bias, slopes, query_offset)
+    return call.run_sigmoid_forward(q, k, v, plan, options, shift)
+
+
+def sigmoid_backward(
+    grad_out: Float[Tensor, "batch heads q_length value_dim"],
+    q: Float[Tensor, "batch heads q_length head_dim"],
+    k: Float[Tensor, "batch kv_heads kv_length head_dim"],
+    v: Float[Tensor, "batch kv_heads kv_length value_dim"],
+    plan: Plan,
+    *,
+    scale: float,
+    shift: Float[Tensor, "_batch _heads _queries"],
+    of_shift: bool,
+    bias: Float[Tensor, "_batch2 _heads2 q_length kv_length"] | None = None,
+    slopes: Float[Tensor, "... heads"] | None = None,
+    query_offset: int = 0,
+) -> tuple[
+    Float[Tensor, "batch heads q_length head_dim"],
+    Float[Tensor, "batch kv_heads kv_length head_dim"],
+    Float[Tensor, "batch kv_heads kv_length value_dim"],
+    Float[Tensor, "batch heads q_length"] | None,
+]:
+    """Differentiate :func:`sigmoid_forward`: ``p = sigmoid(s)``, ``ds = p * (1 - p) * (grad_out @ v.T)``.
+
+    The same number of threads gives the same bits, as for :func:`backward`.
+
+    Args:
+        grad_out: Gradient of the outputs.
+        q: As for :func:`sigmoid_forward`, like all that follow.
+        k: See there.
+        v: See there.
+        plan: See there.
+        scale: See there.
+        shift: See there.
+        of_shift: Whether its gradient is wanted.
+        bias: See there; gets no gradient.
+        slopes: See there; get no gradient.
+        query_offset: See there.
+
+    Returns:
+        The gradients of queries, keys and values, and those of the shift: one for each row, the sum of ``ds``.
+    """
+    from gatework.ops.attention.kernels import call
+
+    options = call.ScoreOptions(scale, None, bias, slopes, query_offset)
+    return call.run_sigmoid_backward(grad_out, q, k, v, plan, options, shift, of_shift=of_shift)

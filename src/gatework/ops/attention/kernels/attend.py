@@ -86,5 +86,5 @@ def forward(params: int, scratch: int) -> None:
     w = integers(p[at.DESK])
     item = fetch_add(p[at.COUNTER])
     while item < p[at.COUNT]:
-        forward_item(p, w, item)
+        forward_item(p, w, p[at.COUNT] - 1 - item)  # a causal mask's largest items are a head's last
         item = fetch_add(p[at.COUNTER])

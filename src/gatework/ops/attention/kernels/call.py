@@ -107,6 +107,49 @@ def run_backward(
     return dq, dk, dv
 
 
+def run_sigmoid_forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: ScoreOptions, shift: Tensor
+) -> Tensor:
+    """See :func:`gatework.ops.attention.kernels.sigmoid_forward`."""
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    q, k, v, shift = _rows(q), _rows(k), _rows(v), shift.expand(q.shape[:3])
+    work = _divide(q, k, v, plan)
+    params, kept = _describe(q, k, v, plan, options, work)
+    _put(params, at.SHIFT, shift)
+    params[at.OUT], params[at.COUNT] = out.data_ptr(), len(work.items)
+    _run("sigmoid_forward", params, work, backward=False, tangents=False)
+    del kept
+    return out
+
+
+def run_sigmoid_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan,
+    options: ScoreOptions,
+    shift: Tensor,
+    *,
+    of_shift: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """See :func:`gatework.ops.attention.kernels.sigmoid_backward`."""
+    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    row_sums = q.new_empty(q.shape[:3]) if of_shift else None
+    q, k, v, grad, shift = _rows(q), _rows(k), _rows(v), _rows(grad), shift.expand(q.shape[:3])
+    work = _divide(q, k, v, plan)
+    params, kept = _describe(q, k, v, plan, options, work)
+    private = _part(params, q, k, v, plan, work)
+    _put(params, at.GRAD, grad)
+    _put(params, at.SHIFT, shift)
+    params[at.DQ : at.DV + 1] = [x.data_ptr() for x in (dq, dk, dv)]
+    if row_sums is not None:
+        params[at.SHIFT_GRAD] = row_sums.data_ptr()
+    _run("sigmoid_backward", params, work, backward=True, tangents=False)
+    del kept, private
+    return dq, dk, dv, row_sums
+
+
 def _rows(x: Tensor) -> Tensor:
     """Return a tensor whose rows are contiguous and do not overlap, as BLAS requires."""
     if x.stride(3) == 1 and x.stride(2) >= x.shape[3]:
@@ -145,7 +188,7 @@ def _part(params: Integers, q: Tensor, k: Tensor, v: Tensor, plan: Plan, work: W
 
 
 def _put(params: Integers, field: int, tensor: Tensor) -> None:
-    """Describe a tensor of rank 4: address, and strides of all but the last axis."""
+    """Describe a tensor: address, and strides of its first three axes."""
     params[field : field + 4] = (tensor.data_ptr(), *tensor.stride()[:3])
 
 
@@ -167,7 +210,7 @@ def _describe(
         kept.append(bias)
         _put(params, at.BIAS, bias.expand(*q.shape[:2], -1, -1))
     if options.slopes is not None:
-        slopes = options.slopes.contiguous()
+        slopes = options.slopes.expand(q.shape[:2]).contiguous()
         kept.append(slopes)
         params[at.SLOPES], params[at.OFFSET] = slopes.data_ptr(), options.query_offset
     return params, kept

@@ -127,6 +127,22 @@ def gather(
 
 
 @jit
+def scatter(p: Any, w: Any, target: int, source: int, dim: int) -> None:
+    """Write rows of the item's queries, head after head, to their places in a contiguous tensor."""
+    n = w[at.NUM_QUERIES]
+    query = indices(p[at.QUERY] + 4 * (indices(p[at.TILE_QUERY])[w[at.TILE]] + w[at.FIRST]))
+    for head in range(w[at.NUM_HEADS]):
+        base = (w[at.SEQUENCE] * p[at.HEADS] + w[at.HEAD] + head) * p[at.Q_LENGTH]
+        for i in range(n):
+            row, place = (
+                floats(source + 4 * dim * (head * n + i)),
+                floats(target + 4 * dim * (base + query[i])),
+            )
+            for d in range(dim):
+                place[d] = row[d]
+
+
+@jit
 def pack(p: Any, w: Any, target: int, source: int, row_step: int, dim: int) -> None:
     """Copy the rows of a chunk's keys, one stretch after the other."""
     segments = integers(p[at.SEGMENTS])

@@ -15,7 +15,7 @@ _kernels: dict[str, Callable[..., Any]] = {}
 
 
 def kernel(name: str) -> Callable[..., Any]:
-    """Return a compiled function: ``forward``, ``backward``, ``list_items`` or ``list_parts``."""
+    """Return a compiled function: one of those that ``_source`` lists."""
     found = _kernels.get(name)
     if found is None:
         with _lock:  # one compilation is enough, and other threads wait for it
@@ -29,7 +29,7 @@ def _source(name: str) -> tuple[Callable[..., Any], Any]:
     """Return the function of a name, with its signature."""
     from numba import int32, int64, void
 
-    from gatework.ops.attention.kernels import attend, gradients, schedule
+    from gatework.ops.attention.kernels import attend, gradients, schedule, sigmoid
 
     vector, table, long_vector, long_table = int32[::1], int32[:, ::1], int64[::1], int64[:, ::1]
     run = void(int64, int64)
@@ -40,6 +40,8 @@ def _source(name: str) -> tuple[Callable[..., Any], Any]:
     sources: dict[str, tuple[Callable[..., Any], Any]] = {
         "forward": (attend.forward, run),
         "backward": (gradients.backward, run),
+        "sigmoid_forward": (sigmoid.sigmoid_forward, run),
+        "sigmoid_backward": (sigmoid.sigmoid_backward, run),
         "list_items": (schedule.list_items, list_items),
         "list_parts": (schedule.list_parts, list_parts),
     }

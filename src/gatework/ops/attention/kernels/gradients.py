@@ -14,9 +14,10 @@ from gatework.ops.attention.kernels.chunks import (
     open_item,
     pack,
     private,
+    scatter,
     spread,
 )  # fmt: skip
-from gatework.ops.attention.kernels.machine import exp2, fetch_add, floats, indices, integers, jit
+from gatework.ops.attention.kernels.machine import exp2, fetch_add, floats, integers, jit
 from gatework.ops.attention.kernels.scores import score_chunk
 
 
@@ -71,13 +72,7 @@ def backward_item(p: Any, w: Any, item: int, dk: int, dv: int) -> None:
         column += w[at.COLUMNS]
     if column == 0:
         clear(p[at.D_BUFFER], w[at.ROWS] * dim)
-    query = indices(p[at.QUERY] + 4 * (indices(p[at.TILE_QUERY])[w[at.TILE]] + w[at.FIRST]))
-    for r in range(w[at.ROWS]):
-        head = w[at.SEQUENCE] * p[at.HEADS] + w[at.HEAD] + r // w[at.NUM_QUERIES]
-        place = head * p[at.Q_LENGTH] + query[r % w[at.NUM_QUERIES]]
-        row, target = floats(p[at.D_BUFFER] + 4 * dim * r), floats(p[at.DQ] + 4 * dim * place)
-        for d in range(dim):
-            target[d] = row[d]
+    scatter(p, w, p[at.DQ], p[at.D_BUFFER], dim)
 
 
 @jit
@@ -96,30 +91,37 @@ def collect(p: Any, part: int) -> None:
                 target[i] += source[i]
 
 
+@jit
+def open_part(p: Any, part: int) -> tuple[int, int]:
+    """Clear the gradients of a part's keys and values; return the addresses that those of key 0 would have."""
+    fields = integers(p[at.PARTS] + 64 * part)
+    low, high, start = fields[4], fields[5], fields[6]
+    dk, dv = p[at.PRIVATE_K], p[at.PRIVATE_V]
+    if fields[3] == 0:  # the first part of a head writes to the result itself
+        dk, dv, start, low, high = p[at.DK], p[at.DV], fields[2] * p[at.KV_LENGTH], 0, p[at.KV_LENGTH]
+    clear(dk + 4 * p[at.DIM] * start, (high - low) * p[at.DIM])
+    clear(dv + 4 * p[at.VALUE_DIM] * start, (high - low) * p[at.VALUE_DIM])
+    return dk + 4 * p[at.DIM] * (start - low), dv + 4 * p[at.VALUE_DIM] * (start - low)
+
+
+@jit
+def close_part(p: Any, part: int) -> None:
+    """Say that a part is done; whoever does the last part of a head adds them up."""
+    fields = integers(p[at.PARTS] + 64 * part)
+    unit, slot, slots = fields[2], fields[3], fields[7]
+    if slots > 1 and fetch_add(p[at.LEFT] + 8 * unit) == slots - 1:
+        collect(p, part - slot)
+
+
 def backward(params: int, scratch: int) -> None:
-    """Take parts of heads until none is left; who finishes the last part of a head adds them up."""
+    """Take parts of heads until none is left."""
     p = private(params, scratch)
     w = integers(p[at.DESK])
     part = fetch_add(p[at.COUNTER])
     while part < p[at.COUNT]:
         fields = integers(p[at.PARTS] + 64 * part)
-        unit, slot, low, high, offset, slots = (
-            fields[2],
-            fields[3],
-            fields[4],
-            fields[5],
-            fields[6],
-            fields[7],
-        )
-        dk, dv, start = p[at.PRIVATE_K], p[at.PRIVATE_V], offset
-        if slot == 0:
-            dk, dv, start, low, high = p[at.DK], p[at.DV], unit * p[at.KV_LENGTH], 0, p[at.KV_LENGTH]
-        clear(dk + 4 * p[at.DIM] * start, (high - low) * p[at.DIM])
-        clear(dv + 4 * p[at.VALUE_DIM] * start, (high - low) * p[at.VALUE_DIM])
-        dk += 4 * p[at.DIM] * (start - low)
-        dv += 4 * p[at.VALUE_DIM] * (start - low)
+        dk, dv = open_part(p, part)
         for item in range(fields[0], fields[1]):
             backward_item(p, w, item, dk, dv)
-        if slots > 1 and fetch_add(p[at.LEFT] + 8 * unit) == slots - 1:
-            collect(p, part - slot)
+        close_part(p, part)
         part = fetch_add(p[at.COUNTER])

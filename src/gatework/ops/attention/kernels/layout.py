@@ -15,10 +15,11 @@ import numpy as np
     TILE_QUERY, QUERY, TILE_RUN, RUN_START, RUN_LENGTH,
     TILE_PIECE, PIECE_COLUMN, PIECE_WIDTH, PIECE_MASK, POOL,
     BIAS, BIAS_BATCH, BIAS_HEAD, BIAS_ROW, SLOPES, OFFSET,
+    SHIFT, SHIFT_BATCH, SHIFT_HEAD, SHIFT_ROW, SHIFT_GRAD,
     GRAD, GRAD_BATCH, GRAD_HEAD, GRAD_ROW, DELTA, DQ, DK, DV, PARTS, LEFT, PRIVATE_K, PRIVATE_V,
     DESK, SEGMENTS, KEYS, S_BUFFER, G_BUFFER, T_BUFFER, Q_BUFFER, O_BUFFER, D_BUFFER, M_BUFFER, L_BUFFER,
     K_BUFFER, V_BUFFER, DK_BUFFER, DV_BUFFER,
-) = range(END := 72)  # fmt: skip
+) = range(END := 77)  # fmt: skip
 
 #: The numbers at address ``SCALARS``, which are kept in ``FACTORS`` and the entry after it: what queries are
 #: multiplied by, the cap of the scores in base 2 (0: none), and what turns a product with the gradient of the

@@ -93,24 +93,29 @@ call_blas: Any = intrinsic(_call_blas)
 
 def _exp2(context: Any, x: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        single, word = ir.FloatType(), ir.IntType(32)
-
-        def real(value: float) -> Any:
-            return context.get_constant(types.float32, value)
-
         # "less than" is false for NaN, which so reaches the product at the end.
-        tiny = builder.fcmp_ordered("<", arguments[0], real(-126.0))
-        x = builder.select(tiny, real(-126.0), arguments[0])
-        nearest = builder.call(builder.module.declare_intrinsic("llvm.nearbyint", [single]), [x])
-        fraction = builder.fsub(x, nearest)
-        value = real(_EXP2[0])
-        for coefficient in _EXP2[1:]:
-            value = builder.fadd(builder.fmul(value, fraction), real(coefficient))
-        exponent = builder.add(builder.fptosi(nearest, word), ir.Constant(word, 127))
-        power = builder.bitcast(builder.shl(exponent, ir.Constant(word, 23)), single)
-        return builder.select(tiny, real(0.0), builder.fmul(value, power))
+        tiny = builder.fcmp_ordered("<", arguments[0], _real(context, -126.0))
+        x = builder.select(tiny, _real(context, -126.0), arguments[0])
+        return builder.select(tiny, _real(context, 0.0), _power(context, builder, x))
 
     return types.float32(types.float32), code
+
+
+def _real(context: Any, value: float) -> Any:
+    """A constant of code that is being built."""
+    return context.get_constant(types.float32, value)
+
+
+def _power(context: Any, builder: Any, x: Any) -> Any:
+    """Code for ``2**x``, where ``x`` is at least -126; infinity from 127.5 to 128."""
+    single, word = ir.FloatType(), ir.IntType(32)
+    nearest = builder.call(builder.module.declare_intrinsic("llvm.nearbyint", [single]), [x])
+    fraction = builder.fsub(x, nearest)
+    value = _real(context, _EXP2[0])
+    for coefficient in _EXP2[1:]:
+        value = builder.fadd(builder.fmul(value, fraction), _real(context, coefficient))
+    exponent = builder.add(builder.fptosi(nearest, word), ir.Constant(word, 127))
+    return builder.fmul(value, builder.bitcast(builder.shl(exponent, ir.Constant(word, 23)), single))
 
 
 #: ``2**x`` in a form that is vectorised; 0 where the result would be denormal, NaN for NaN.
@@ -129,3 +134,20 @@ def _larger(context: Any, x: Any, y: Any) -> Any:
 
 #: The larger of two numbers; any of the two if one is NaN.
 larger: Any = intrinsic(_larger)
+
+
+def _sigmoid2(context: Any, x: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # Neither comparison is true for NaN. At 128 the power is infinite, and the result exactly 0.
+        y = builder.fneg(arguments[0])
+        far, near = _real(context, 128.0), _real(context, -126.0)
+        y = builder.select(builder.fcmp_ordered(">", y, far), far, y)
+        y = builder.select(builder.fcmp_ordered("<", y, near), near, y)
+        one = _real(context, 1.0)
+        return builder.fdiv(one, builder.fadd(one, _power(context, builder, y)))
+
+    return types.float32(types.float32), code
+
+
+#: ``1 / (1 + 2**-x)`` in a form that is vectorised; 0 where the result would be denormal, NaN for NaN.
+sigmoid2: Any = intrinsic(_sigmoid2)

@@ -65,7 +65,8 @@ def displace(p: Any, w: Any) -> None:
                 moved = score[c] + bias[keys[c]] * at.LOG2E
                 score[c] = at.MASKED if moved < at.MASKED else moved
         if p[at.SLOPES]:
-            slope, here = floats(p[at.SLOPES])[head] * at.LOG2E, numba.float32(i + p[at.OFFSET])
+            slope = floats(p[at.SLOPES])[w[at.SEQUENCE] * p[at.HEADS] + head] * at.LOG2E
+            here = numba.float32(i + p[at.OFFSET])
             for c in range(w[at.COLUMNS]):
                 score[c] -= slope * abs(here - positions[c])
 
