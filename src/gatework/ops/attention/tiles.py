@@ -122,7 +122,7 @@ def _streamed(
     peak = q.new_full((n, groups * rows, 1), -torch.inf)
     total = q.new_zeros(n, groups * rows, 1)
     y = q.new_zeros(n, groups * rows, v.shape[2])
-    for columns in key_columns(k.shape[1]):
+    for columns in _columns(k.shape[1]):
         scores, _ = _scores(q, k[:, columns], step, columns, added, scoring)
         highest = torch.maximum(peak, scores.amax(-1, keepdim=True))
         finite = highest.masked_fill(highest.isneginf(), 0.0)
@@ -154,7 +154,7 @@ def _backward_step(
     lse, delta = lse[..., None], delta[..., None]
     grad_q = torch.zeros_like(q).flatten(1, 2)
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-    for columns in key_columns(k.shape[1]):
+    for columns in _columns(k.shape[1]):
         scores, slope = _scores(q, k[:, columns], step, columns, added, scoring)
         weights = scores.sub_(lse).exp_()
         keep = kept_weights(weights, scoring, number, columns.start)
@@ -174,8 +174,7 @@ def _backward_step(
     step.add_to_keys(grads[2], grad_v)
 
 
-def key_columns(count: int) -> Iterator[slice]:
-    """Cut the keys of a step into as many as have their scores held at a time."""
+def _columns(count: int) -> Iterator[slice]:
     for start in range(0, count, _COLUMNS_AT_ONCE):
         yield slice(start, min(count, start + _COLUMNS_AT_ONCE))
 

@@ -190,7 +190,7 @@ def sigmoid_backward(
         query_offset: See there.
 
     Returns:
-        The gradients of queries, keys and values, and those of the shift: one for each row, the sum of ``ds``.
+        The gradients of queries, keys and values, and of the shift for each row, the sum of its ``ds``.
     """
     from gatework.ops.attention.kernels import call
 

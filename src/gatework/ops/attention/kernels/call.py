@@ -238,7 +238,7 @@ def _lay_out(params: Integers, rows: int, backward: bool, tangents: bool) -> int
     dim, value_dim = params[at.DIM : at.HEADS].tolist()
     scores = max(BUDGET, 128 * rows) + 48 * rows
     sizes = (  # in the order of the layout
-        64, 4 * SPAN, 2 * SPAN, scores, scores * backward, scores * tangents,
+        64, 8 * SPAN, 2 * SPAN, scores, scores * backward, scores * tangents,
         rows * dim, rows * value_dim, rows * dim * backward, rows, rows,
         SPAN * dim, SPAN * value_dim, SPAN * dim * backward, SPAN * value_dim * backward,
     )  # fmt: skip

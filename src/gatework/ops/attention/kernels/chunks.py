@@ -13,6 +13,8 @@ from gatework.ops.attention.kernels.machine import call_blas, floats, indices, i
 
 #: Keys in runs that are shorter than this on average are copied together; longer ones are used in place.
 LEAST_DIRECT = 96
+#: Keys of a stretch from which masked rows are left out; items with no more queries are not worth it.
+MOST_TRIMMED = 64
 
 
 @jit
@@ -73,7 +75,7 @@ def open_item(p: Any, w: Any, item: int) -> None:
     keys = 0
     for run in range(first, last):
         keys += length[run]
-    w[at.RUN], w[at.WITHIN], w[at.COLUMNS] = first, 0, 0
+    w[at.RUN], w[at.WITHIN], w[at.COLUMNS], w[at.DONE] = first, 0, 0, 0
     w[at.PIECE] = indices(p[at.TILE_PIECE])[tile]
     w[at.DIRECT] = 1 if keys >= LEAST_DIRECT * (last - first) else 0
     limit = min(p[at.SPAN], max(128, (p[at.BUDGET] // w[at.ROWS]) // 32 * 32))
@@ -88,7 +90,8 @@ def open_item(p: Any, w: Any, item: int) -> None:
 def next_chunk(p: Any, w: Any) -> int:
     """List the stretches of keys of the next chunk of columns; return how many columns, 0 at the end."""
     last = indices(p[at.TILE_RUN])[w[at.TILE] + 1]
-    start, length, segments = indices(p[at.RUN_START]), indices(p[at.RUN_LENGTH]), integers(p[at.SEGMENTS])
+    start, length = indices(p[at.RUN_START]), indices(p[at.RUN_LENGTH])
+    w[at.DONE] += w[at.COLUMNS]
     columns = 0
     count = 0
     limit = w[at.LIMIT]
@@ -98,8 +101,12 @@ def next_chunk(p: Any, w: Any) -> int:
         taken = min(left, limit - columns)
         if taken < left <= limit and columns > 0 and w[at.DIRECT]:
             break  # a run that fits into a chunk is not cut in two
-        segments[2 * count] = start[run] + w[at.WITHIN]
-        segments[2 * count + 1] = taken
+        segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * count)
+        segment[at.LOW], segment[at.HIGH] = 0, w[at.ROWS]
+        if w[at.NUM_QUERIES] > MOST_TRIMMED and w[at.NUM_HEADS] == 1 and w[at.DIRECT]:
+            taken = trim(p, w, segment, w[at.DONE] + columns, taken)
+        segment[at.START] = start[run] + w[at.WITHIN]
+        segment[at.LENGTH] = taken
         count += 1
         columns += taken
         if taken == left:
@@ -108,6 +115,43 @@ def next_chunk(p: Any, w: Any) -> int:
             w[at.WITHIN] += taken
     w[at.NUM_SEGMENTS], w[at.COLUMNS], w[at.PADDED] = count, columns, (columns + 31) // 32 * 32
     return columns
+
+
+@jit
+def trim(p: Any, w: Any, segment: Any, column: int, taken: Any) -> Any:
+    """Cut a stretch so that few of its rows are masked throughout, and leave those out; return its length.
+
+    Where a tile has many queries, as under a causal mask, else half of what is computed would be masked.
+    """
+    last = indices(p[at.TILE_PIECE])[w[at.TILE] + 1]
+    starts, widths = indices(p[at.PIECE_COLUMN]), indices(p[at.PIECE_WIDTH])
+    piece = w[at.PIECE]
+    while piece < last and starts[piece] + widths[piece] <= column:
+        piece += 1
+    if piece == last or starts[piece] >= column + taken:
+        return taken
+    if starts[piece] > column:
+        return starts[piece] - column
+    within, width = column - starts[piece], widths[piece]
+    taken = min(taken, width - within, MOST_TRIMMED - within % MOST_TRIMMED)
+    mask = p[at.POOL] + integers(p[at.PIECE_MASK])[piece] + w[at.FIRST] * width + within
+    low, high = 0, w[at.ROWS]
+    while low < high and not allows(mask + low * width, taken):
+        low += 1
+    while low < high and not allows(mask + (high - 1) * width, taken):
+        high -= 1
+    segment[at.LOW], segment[at.HIGH] = low, high
+    return taken
+
+
+@jit
+def allows(mask: int, count: int) -> bool:
+    """Whether one row of a mask allows any of some keys."""
+    allowed = octets(mask)
+    found = 0
+    for c in range(count):
+        found |= allowed[c]
+    return found != 0
 
 
 @jit
@@ -145,9 +189,9 @@ def scatter(p: Any, w: Any, target: int, source: int, dim: int) -> None:
 @jit
 def pack(p: Any, w: Any, target: int, source: int, row_step: int, dim: int) -> None:
     """Copy the rows of a chunk's keys, one stretch after the other."""
-    segments = integers(p[at.SEGMENTS])
-    for segment in range(w[at.NUM_SEGMENTS]):
-        start, count = segments[2 * segment], segments[2 * segment + 1]
+    for number in range(w[at.NUM_SEGMENTS]):
+        segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * number)
+        start, count = segment[at.START], segment[at.LENGTH]
         width = dim
         if row_step == dim:  # all at once: short loops are slow
             count, width = 1, count * dim
@@ -161,9 +205,9 @@ def pack(p: Any, w: Any, target: int, source: int, row_step: int, dim: int) -> N
 @jit
 def unpack(p: Any, w: Any, target: int, source: int, dim: int) -> None:
     """Add a chunk's gradients to the rows that :func:`pack` copied."""
-    segments = integers(p[at.SEGMENTS])
-    for segment in range(w[at.NUM_SEGMENTS]):
-        start, count = segments[2 * segment], segments[2 * segment + 1]
+    for number in range(w[at.NUM_SEGMENTS]):
+        segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * number)
+        start, count = segment[at.START], segment[at.LENGTH]
         row, total = floats(source), floats(target + 4 * dim * start)
         for d in range(count * dim):
             total[d] += row[d]
@@ -179,12 +223,17 @@ def compare(p: Any, w: Any, target: int, left: int, dim: int, right: int, row_st
             at.ZERO, target, w[at.STEP],
         )  # fmt: skip
         return
-    segments = integers(p[at.SEGMENTS])
-    for segment in range(w[at.NUM_SEGMENTS]):
-        start, count = segments[2 * segment], segments[2 * segment + 1]
+    for number in range(w[at.NUM_SEGMENTS]):
+        segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * number)
+        start, count = segment[at.START], segment[at.LENGTH]
+        low, high, step = segment[at.LOW], segment[at.HIGH], w[at.STEP]
+        for row in range(low):
+            clear(target + 4 * step * row, count)
+        for row in range(high, w[at.ROWS]):
+            clear(target + 4 * step * row, count)
         product(
-            p, w, 1, 0, count, w[at.ROWS], dim, at.ONE, right + 4 * row_step * start, row_step, left, dim,
-            at.ZERO, target, w[at.STEP],
+            p, w, 1, 0, count, high - low, dim, at.ONE, right + 4 * row_step * start, row_step,
+            left + 4 * dim * low, dim, at.ZERO, target + 4 * step * low, step,
         )  # fmt: skip
         target += 4 * count
 
@@ -201,12 +250,15 @@ def mix(
             beta, target, dim,
         )  # fmt: skip
         return
-    segments = integers(p[at.SEGMENTS])
-    for segment in range(w[at.NUM_SEGMENTS]):
-        start, count = segments[2 * segment], segments[2 * segment + 1]
+    for number in range(w[at.NUM_SEGMENTS]):
+        segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * number)
+        start, count = segment[at.START], segment[at.LENGTH]
+        low, high = segment[at.LOW], segment[at.HIGH]
+        if beta == at.ZERO and high - low < w[at.ROWS]:
+            clear(target, dim * w[at.ROWS])
         product(
-            p, w, 0, 0, dim, w[at.ROWS], count, factor, right + 4 * row_step * start, row_step,
-            weights, w[at.STEP], beta, target, dim,
+            p, w, 0, 0, dim, high - low, count, factor, right + 4 * row_step * start, row_step,
+            weights + 4 * w[at.STEP] * low, w[at.STEP], beta, target + 4 * dim * low, dim,
         )  # fmt: skip
         beta = at.ONE
         weights += 4 * count
@@ -222,11 +274,12 @@ def spread(p: Any, w: Any, target: int, weights: int, left: int, dim: int, facto
         )  # fmt: skip
         unpack(p, w, target, packed, dim)
         return
-    segments = integers(p[at.SEGMENTS])
-    for segment in range(w[at.NUM_SEGMENTS]):
-        start, count = segments[2 * segment], segments[2 * segment + 1]
+    for number in range(w[at.NUM_SEGMENTS]):
+        segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * number)
+        start, count = segment[at.START], segment[at.LENGTH]
+        low, high = segment[at.LOW], segment[at.HIGH]
         product(
-            p, w, 0, 1, dim, count, w[at.ROWS], factor, left, dim, weights, w[at.STEP],
-            at.ONE, target + 4 * dim * start, dim,
+            p, w, 0, 1, dim, count, high - low, factor, left + 4 * dim * low, dim,
+            weights + 4 * w[at.STEP] * low, w[at.STEP], at.ONE, target + 4 * dim * start, dim,
         )  # fmt: skip
         weights += 4 * count

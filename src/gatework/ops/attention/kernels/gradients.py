@@ -93,7 +93,7 @@ def collect(p: Any, part: int) -> None:
 
 @jit
 def open_part(p: Any, part: int) -> tuple[int, int]:
-    """Clear the gradients of a part's keys and values; return the addresses that those of key 0 would have."""
+    """Clear the gradients of a part's keys and values; return where those of key 0 would be."""
     fields = integers(p[at.PARTS] + 64 * part)
     low, high, start = fields[4], fields[5], fields[6]
     dk, dv = p[at.PRIVATE_K], p[at.PRIVATE_V]

@@ -26,12 +26,16 @@ import numpy as np
 #: scores into the gradient of queries and of keys.
 Q_SCALE, CAP, DQ_SCALE, DK_SCALE = range(4)
 
+#: A stretch of keys of a chunk, at address ``SEGMENTS``: first key, number of keys, which rows of the item
+#: need any of them.
+START, LENGTH, LOW, HIGH = range(SEGMENT := 4)
+
 #: The desk of a thread: arguments of the matrix product, where it is in a tile's keys, the item it works on.
 (
     M_ARG, N_ARG, K_ARG, A_STEP, B_STEP, C_STEP, LETTERS, ALPHA_BETA,
     RUN, WITHIN, COLUMNS, PADDED, NUM_SEGMENTS, PIECE, DIRECT,
-    SEQUENCE, HEAD, NUM_HEADS, TILE, FIRST, NUM_QUERIES, ROWS, STEP, LIMIT,
-) = range(24)  # fmt: skip
+    SEQUENCE, HEAD, NUM_HEADS, TILE, FIRST, NUM_QUERIES, ROWS, STEP, LIMIT, DONE,
+) = range(25)  # fmt: skip
 
 #: Score of a pair that is not allowed, and where a running maximum begins: ``exp2(MASKED - NOTHING)`` is 0.
 MASKED, NOTHING = np.float32(-1e30), np.float32(-1e29)

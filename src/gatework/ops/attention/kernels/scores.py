@@ -50,8 +50,8 @@ def displace(p: Any, w: Any) -> None:
     )
     c = 0
     for segment in range(w[at.NUM_SEGMENTS]):
-        for i in range(segments[2 * segment + 1]):
-            keys[c] = segments[2 * segment] + i
+        for i in range(segments[at.SEGMENT * segment + at.LENGTH]):
+            keys[c] = segments[at.SEGMENT * segment + at.START] + i
             positions[c] = keys[c]
             c += 1
     query = indices(p[at.QUERY] + 4 * (indices(p[at.TILE_QUERY])[w[at.TILE]] + w[at.FIRST]))
