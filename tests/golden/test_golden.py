@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.golden import gna_adapters, halonet_adapters, longca_bench_adapters, zoology_adapters
+from tests.golden import (
+    gna_adapters,
+    halonet_adapters,
+    longca_bench_adapters,
+    seer_attention_adapters,
+    sigmoid_attention_adapters,
+    zoology_adapters,
+)
 from tests.golden.case import Adapter, Case, relative_error
 
 FOLDER = Path(os.environ.get("GATEWORK_GOLDEN", Path(__file__).parent))
@@ -23,6 +30,8 @@ ADAPTERS: dict[str, Adapter] = {
     **halonet_adapters.ADAPTERS,
     **zoology_adapters.ADAPTERS,
     **longca_bench_adapters.ADAPTERS,
+    **seer_attention_adapters.ADAPTERS,
+    **sigmoid_attention_adapters.ADAPTERS,
 }
 
 

@@ -13,6 +13,7 @@ from gatework.ops.attention.constants import Constant, constant, rebuilt
 from gatework.ops.attention.options import Options
 from gatework.ops.attention.plan import unpack
 from gatework.ops.attention.planning import TileSize, packed_plan
+from gatework.ops.attention.planning_blocks import block_pattern, tile_share
 
 #: Below so many pairs of queries and keys the planning of tiles does not pay.
 _FEWEST_PAIRS = 1 << 17
@@ -58,7 +59,11 @@ def _blocked_pays(q: Tensor, k: Tensor, options: Options) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _share(mask: Constant, q_length: int, kv_length: int, use_kernels: bool) -> float:
-    return _remembered_share(rebuilt(mask), q_length, kv_length, blocked.tile_size(use_kernels))
+    whole = rebuilt(mask)
+    pattern = block_pattern(whole)
+    if pattern is not None:  # may be new in every call: neither planned for this, nor remembered
+        return tile_share(pattern)
+    return _remembered_share(whole, q_length, kv_length, blocked.tile_size(use_kernels))
 
 
 @functools.lru_cache(maxsize=256)

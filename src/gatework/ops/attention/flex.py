@@ -11,13 +11,15 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from gatework import masks
-from gatework.masks import Mask
+from gatework.masks import Mask, blocks
 from gatework.ops.attention.options import Alibi, Options, Result
+from gatework.ops.attention.planning_blocks import BlockPattern, block_classes, block_pattern
 from gatework.ops.attention.reference import attention_reference
 
 #: Masks for which the tests compare this engine with the reference, over options and lengths: no other is
@@ -64,11 +66,11 @@ def flex(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Result:
     # Never without a block mask: for lengths that are no multiple of its blocks the kernel for CPUs would
     # read beyond the keys (PyTorch 2.14), and return wrong numbers or NaN.
     mask = options.mask if isinstance(options.mask, Mask) else masks.Full()
-    block_mask = _block_mask(mask, q.shape[2], k.shape[2], q.device)
+    kind, block_mask = _kind_and_blocks(mask, q.shape[2], k.shape[2], q.device)
     changes = _changes(q, options)
     with_lse = options.return_lse or options.sinks is not None
     layout = [(x.shape, x.stride()) if isinstance(x, Tensor) else x for x in (q, k, v, *changes)]
-    call = _compiled(mask, tuple(layout), q.dtype, q.device, options.scale, with_lse)
+    call = _compiled(kind, tuple(layout), q.dtype, q.device, options.scale, with_lse)
     with torch.autocast(device, enabled=False):
         y, lse = call(q, k, v, block_mask, changes, options.scale, with_lse)
     if options.sinks is not None:
@@ -186,6 +188,51 @@ def _compiled(*key: object) -> Callable[..., tuple[Tensor, Any]]:
     copy = FunctionType(plain.__code__.replace(), plain.__globals__, "flex")
     compiled: Callable[..., tuple[Tensor, Any]] = torch.compile(copy, dynamic=False, fullgraph=True)
     return compiled
+
+
+def _kind_and_blocks(
+    mask: Mask, q_length: int, kv_length: int, device: torch.device
+) -> tuple[object, BlockMask]:
+    """What a compiled call is for, and the blocks that it is given.
+
+    Block-sparse masks may be new in every call: blocks of one size are no part of what is compiled, only
+    tables that it reads, and the pairs of a block are decided by what else there is, the causal mask.
+    """
+    pattern = block_pattern(mask)
+    size = None if pattern is None else _kernel_size(pattern, device)
+    if pattern is None or size is None:
+        return mask, _block_mask(mask, q_length, kv_length, device)
+    partial, full = block_classes(pattern)
+    classes = blocks.states(~(partial | full), full)
+    if pattern.blocks.num_heads is not None:
+        classes = classes.repeat_interleave(pattern.blocks.group_size, 1)
+    rest = _rest(pattern.offset)
+    block_mask = blocks.to_block_mask(rest, classes, (q_length, kv_length), size, device)
+    return (rest, size, classes.shape), block_mask
+
+
+def _kernel_size(pattern: BlockPattern, device: torch.device) -> tuple[int, int] | None:
+    """The size of blocks of queries and of keys, if the kernels read tables of such blocks.
+
+    All but the last must be of one size. The kernel for CPUs (PyTorch 2.14) is right for keys by multiples of
+    16 only, and decodes in partitions of 128; those for GPUs want multiples of their own tiles, 128 at most.
+    """
+    sizes = []
+    for edges in pattern.edges():
+        size = int(edges[1]) if len(edges) > 1 else 1
+        if (edges[:-1] != size * np.arange(len(edges) - 1)).any() or edges[-1] > size * (len(edges) - 1):
+            return None
+        sizes.append(size)
+    q_size, kv_size = sizes
+    if device.type == "cpu":
+        return (q_size, kv_size) if kv_size in (16, 32, 64, 128) else None
+    return None if q_size % 128 or kv_size % 128 else (q_size, kv_size)
+
+
+@functools.cache
+def _rest(offset: int | None) -> Mask:
+    """What a block-sparse mask leaves to decide, always the same object: what is compiled is for that one."""
+    return masks.Full() if offset is None else masks.Causal().with_query_offset(offset)
 
 
 @functools.lru_cache(maxsize=_BLOCK_MASKS)

@@ -16,6 +16,7 @@ from torch import Tensor
 from gatework.masks import AxisWindows, GridMask, Mask
 from gatework.masks.algebra import EMPTY, FULL, PARTIAL
 from gatework.ops.attention.plan import Plan, TileList, pack
+from gatework.ops.attention.planning_blocks import block_pattern, block_plan
 
 _Ints = NDArray[np.int64]
 _Bools = NDArray[np.bool_]
@@ -40,12 +41,23 @@ class TileSize(NamedTuple):
     grid_overhead: int
 
 
-@functools.lru_cache(maxsize=64)
 def packed_plan(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Tensor:
-    """Plan a mask, see :func:`make_plan`, and pack the plan; the last ones are remembered."""
+    """Plan a mask, see :func:`make_plan`, and pack the plan; the last ones are remembered.
+
+    Those of block-sparse masks are quickly made, large, and rarely asked for again: few are remembered.
+    """
+    remembered = _packed if block_pattern(mask) is None else _packed_blocks
+    return remembered(mask, q_length, kv_length, size)
+
+
+def _pack(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Tensor:
     # A remembered plan outlives what surrounds the first call: a later one may train, and is on the CPU.
     with torch.inference_mode(False), torch.device("cpu"):
         return pack(make_plan(mask, q_length, kv_length, size))
+
+
+_packed = functools.lru_cache(maxsize=64)(_pack)
+_packed_blocks = functools.lru_cache(maxsize=2)(_pack)
 
 
 def make_plan(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Plan:
@@ -55,6 +67,13 @@ def make_plan(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Plan
     exactly one tile. The cost is O(number of tiles and blocks of keys), besides the pairs in doubt.
     """
     mask.check(q_length, kv_length)
+    pattern = block_pattern(mask)
+    plan = None if pattern is None else block_plan(pattern, size.rows)
+    return _plan_by_parts(mask, q_length, kv_length, size) if plan is None else plan
+
+
+def _plan_by_parts(mask: Mask, q_length: int, kv_length: int, size: TileSize) -> Plan:
+    """Plan any mask, pattern by pattern and tile by tile."""
     tiles = TileList()
     shape = mask.batch_size or 1, mask.num_heads or 1
     pattern_of = np.zeros(shape, dtype=np.int64)

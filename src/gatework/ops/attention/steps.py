@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,8 @@ from gatework.ops.attention.plan import Plan, unpack
 
 #: Scores that tiles of one step have at most, unless a single tile has more: what stays in a cache.
 _SCORES_AT_ONCE = 1 << 20
-#: Keys of a step whose positions are kept; those of more are found again each time.
-_FEW_KEYS = 1 << 15
+#: Keys of a step, and of all tiles of a plan, whose positions are kept; those of more are found again.
+_FEW_KEYS, _FEW_IN_ALL = 1 << 15, 1 << 20
 #: Elements of masks, as numbers to add, that are kept for a plan.
 _ADDED_AT_MOST = 1 << 22
 
@@ -233,6 +234,7 @@ class _Tile(NamedTuple):
     pieces: tuple[tuple[int, int, int], ...]
     query: slice
     runs: slice
+    in_order: bool
 
 
 class Schedule(NamedTuple):
@@ -274,6 +276,9 @@ def _remembered(packed: _Packed, batch: int, heads: int, kv_heads: int) -> Sched
         whole = selection.queries == slice(None)
         shared = (heads, groups) if whole else (1, 1)
         found.extend(_of_pattern(plan, masks, pattern, selection, shared, count))
+    if int(plan.run_length.sum()) > _FEW_IN_ALL:
+        # A long plan that is new in every call would fill the memory.
+        found = [step._replace(remembered=None) if isinstance(step, Gather) else step for step in found]
     return Schedule(tuple(found), AddedMasks())
 
 
@@ -310,7 +315,7 @@ def _of_pattern(
     """Steps of one pattern: a stretch by itself if its ``count`` heads suffice, else tiles alike together."""
     alike: dict[tuple[int, ...], list[_Tile]] = {}
     for tile in _tiles(plan, pattern):
-        if _is_stretch(plan, tile) and count >= 4:
+        if count >= 4 and _is_stretch(tile):
             yield _stretch(plan, masks, tile, heads, shared)
         elif tile.pieces == ((0, tile.columns, tile.pieces[0][2] if tile.pieces else 0),) or not tile.pieces:
             alike.setdefault((tile.rows, tile.columns, bool(tile.pieces)), []).append(tile)
@@ -331,23 +336,32 @@ def _tiles(plan: Plan, pattern: int) -> Iterator[_Tile]:
     )
     total = torch.cat([plan.run_length.new_zeros(1), plan.run_length.cumsum(0)])
     columns = (total[plan.tile_run[first + 1 : last + 1]] - total[plan.tile_run[first:last]]).tolist()
-    for tile in range(last - first):
-        pieces = range(piece[tile], piece[tile + 1])
-        yield _Tile(
-            query[tile + 1] - query[tile],
-            columns[tile],
-            tuple(
-                (int(plan.piece_column[i]), int(plan.piece_width[i]), int(plan.piece_mask[i])) for i in pieces
+    # Lists, at once: a plan that is new in every call is asked for thousands of numbers.
+    pieces = list(
+        zip(
+            *(
+                part[piece[0] : piece[-1]].tolist()
+                for part in (plan.piece_column, plan.piece_width, plan.piece_mask)
             ),
-            slice(query[tile], query[tile + 1]),
+            strict=True,
+        )
+    )
+    jumps = torch.nn.functional.pad((plan.query[query[0] : query[-1]].diff() != 1).cumsum(0), (1, 0)).tolist()
+    for tile in range(last - first):
+        start, stop = query[tile], query[tile + 1]
+        yield _Tile(
+            stop - start,
+            columns[tile],
+            tuple(pieces[piece[tile] - piece[0] : piece[tile + 1] - piece[0]]),
+            slice(start, stop),
             slice(run[tile], run[tile + 1]),
+            stop > start and jumps[start - query[0]] == jumps[stop - 1 - query[0]],
         )
 
 
-def _is_stretch(plan: Plan, tile: _Tile) -> bool:
-    query = plan.query[tile.query]
-    contiguous = tile.rows and int(query[-1]) - int(query[0]) == tile.rows - 1
-    return bool(contiguous and tile.runs.stop - tile.runs.start == 1 and (query.diff() == 1).all())
+def _is_stretch(tile: _Tile) -> bool:
+    """Whether queries and keys of a tile are each one run."""
+    return tile.in_order and tile.runs.stop - tile.runs.start == 1
 
 
 def _stretch(plan: Plan, masks: _Masks, tile: _Tile, heads: Heads, shared: tuple[int, int]) -> Stretch:
@@ -374,8 +388,12 @@ def _gather(plan: Plan, masks: _Masks, tiles: list[_Tile], heads: Heads, shared:
             offsets = [piece[2] for piece in pieces]
         stacked.append((column, masks.get(tiles[0].rows, width, tuple(offsets))))
     query, starts, lengths = (
-        torch.cat([part[getattr(tile, name)] for tile in tiles]).long()
-        for part, name in ((plan.query, "query"), (plan.run_start, "runs"), (plan.run_length, "runs"))
+        torch.from_numpy(np.concatenate([part[getattr(tile, name)] for tile in tiles])).long()
+        for part, name in (
+            (plan.query.numpy(), "query"),
+            (plan.run_start.numpy(), "runs"),
+            (plan.run_length.numpy(), "runs"),
+        )
     )
     few = len(tiles) * tiles[0].columns <= _FEW_KEYS
     remembered: dict[object, Tensor] | None = {} if few else None
