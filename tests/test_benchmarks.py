@@ -16,6 +16,10 @@ SMALL = {
     "mqar_data": ["--examples", "200", "--turns", "2"],
     "based_chunked": ["--length", "256", "--turns", "1"],
     "block_masks": ["--length", "512", "--turns", "1"],
+    "block_sparse_attention": ["--length", "256", "--heads", "2", "--densities", "0.5", "--turns", "1"],
+    "sigmoid_attention": ["--length", "128", "--turns", "1"],
+    "gna_simulator": ["--shrink", "8", "--turns", "1"],
+    "flash_sigmoid_cubin": ["--head-dims", "32", "--dtypes", "float16", "--options", "causal"],
     "recurrent_scaling": ["--longest", "2048", "--turns", "1"],
 }
 

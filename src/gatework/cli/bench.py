@@ -1,4 +1,4 @@
-"""``gatework bench KIND``: measure operators on this machine, each checked before it is timed."""
+"""``gatework bench KIND``: measure or simulate operators; what is timed is checked first."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-#: What can be measured, and what that is.
-KINDS = {"attention": "attention under masks: time, memory and share of the ideal, with every engine"}
+from gatework.cli import bench_gna
+from gatework.cli.bench_options import options_digest, spellings
+
+#: What can be measured or simulated, and what that is.
+KINDS = {
+    "attention": "attention under masks: time, memory and share of the ideal, with every engine",
+    "gna": "neighbourhood attention under tiles: what strides gain, simulated, and the best of them",
+}
 
 #: Those of :data:`gatework.bench.attention.families.FAMILIES`, stated here because that imports PyTorch.
 FAMILIES = (
@@ -53,6 +58,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     _add_problem(attention)
     _add_measurement(attention)
     kinds.add_subcommand("attention", attention, help=KINDS["attention"])
+    gna = ArgumentParser(description=bench_gna.DESCRIPTION, exit_on_error=False)
+    bench_gna.add_arguments(gna)
+    kinds.add_subcommand("gna", gna, help=KINDS["gna"])
 
 
 def _add_problem(parser: ArgumentParser) -> None:
@@ -93,7 +101,7 @@ def _add_measurement(parser: ArgumentParser) -> None:
     _add_number(parser, "repeats", int, "turns of each engine, at least")
     _add_number(parser, "min_time", float, "seconds of each engine, at least")
     parser.add_argument(
-        *_spellings("max_memory"),
+        *spellings("max_memory"),
         type=str | int | None,
         default=None,
         help="such as 4G: what would need more for all pairs is skipped; half of the machine's by default",
@@ -118,19 +126,14 @@ def _add_measurement(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
-def _spellings(name: str) -> list[str]:
-    """An option by its name, and with hyphens for underscores."""
-    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
-
-
 def _add_list(parser: ArgumentParser, name: str, kind: type[int] | type[str], text: str) -> None:
     annotation: Any = list[kind] | None  # type: ignore[valid-type]
-    parser.add_argument(*_spellings(name), type=annotation, default=None, help=text)
+    parser.add_argument(*spellings(name), type=annotation, default=None, help=text)
 
 
 def _add_number(parser: ArgumentParser, name: str, kind: Callable[[str], Any], text: str) -> None:
     annotation: Any = kind | None  # type: ignore[operator]
-    parser.add_argument(*_spellings(name), type=annotation, default=None, help=text)
+    parser.add_argument(*spellings(name), type=annotation, default=None, help=text)
 
 
 def run(arguments: Namespace, *, command: Sequence[str]) -> int:
@@ -145,7 +148,8 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
         print("\n".join(f"  {kind:{width}}  {text}" for kind, text in KINDS.items()))
         print("\n`gatework bench KIND --help` shows the options of one.")
         return 0
-    return _attention(arguments[arguments.kind].as_dict(), command)
+    options = arguments[arguments.kind].as_dict()
+    return bench_gna.run(options, command) if arguments.kind == "gna" else _attention(options, command)
 
 
 def _attention(options: dict[str, Any], command: Sequence[str]) -> int:
@@ -156,7 +160,7 @@ def _attention(options: dict[str, Any], command: Sequence[str]) -> int:
     options["masks"] = _with_own(options["masks"], own)
     options["max_memory"] = read_size(options["max_memory"])
     if options["output"] is None:
-        options["output"] = f"runs/bench-attention-{_digest(options)}"
+        options["output"] = f"runs/bench-attention-{options_digest(options)}"
     bench = attention(**options, command=shlex.join(command))
     print(json.dumps(bench.to_json(), indent=1) if as_json else bench.table())
     print(f"page: {bench.directory}/report.html", file=sys.stderr)
@@ -184,9 +188,3 @@ def read_size(text: str | int | None) -> int | None:
     if found is None:
         raise ValueError(f"max_memory must be a size such as 4G or 500M, got {text!r}")
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def _digest(options: dict[str, Any]) -> str:
-    """A short name of the options that results depend on."""
-    named = {name: value for name, value in options.items() if name not in ("output", "overwrite")}
-    return sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
