@@ -17,6 +17,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
     assert tests.typechecker
     install_import_hook("gatework", "tests.typechecker.typechecker")
+    _start_autograd()
+
+
+def _start_autograd() -> None:
+    """Run a backward pass before any test: it starts a thread per device, and no forked child may follow.
+
+    There is no device now, but a test that makes fake tensors makes PyTorch believe in GPUs.
+    """
+    import torch
+
+    torch.zeros(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from gatework.ops import sigmoid_attention
 from gatework.ops.sigmoid_attention import flash
 from gatework.ops.sigmoid_attention.flash import kernels, launch
 from gatework.ops.sigmoid_attention.flash.launch import Tile, Tiles
-from gatework.ops.sigmoid_attention.options import Options
+from gatework.ops.sigmoid_attention.options import SigmoidOptions
 from gatework.ops.sigmoid_attention.reference import sigmoid_attention_reference
 from tests.golden.case import Case, relative_error
 
@@ -65,12 +65,12 @@ def inputs(batch=1, heads=2, kv_heads=1, q_length=33, kv_length=20, dim=16, valu
     return tensors(*shapes, (batch, kv_heads, kv_length, value_dim), **options)
 
 
-def asked(mask=None, row_bias=None, pair_bias=None, slopes=None, query_offset=0, scale=0.3) -> Options:
+def asked(mask=None, row_bias=None, pair_bias=None, slopes=None, query_offset=0, scale=0.3) -> SigmoidOptions:
     row_bias = torch.full((1, 1, 1), -1.0) if row_bias is None else row_bias
-    return Options(mask, row_bias, pair_bias, slopes, query_offset, scale, 0.0)
+    return SigmoidOptions(mask, row_bias, pair_bias, slopes, query_offset, scale, 0.0)
 
 
-def definition(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+def definition(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> Tensor:
     bias = options.row_bias[..., None].to(q.dtype)
     if options.pair_bias is not None:
         bias = bias + options.pair_bias.to(q.dtype)
@@ -86,7 +86,7 @@ def definition(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
     )
 
 
-def check(q: Tensor, k: Tensor, v: Tensor, options: Options) -> None:
+def check(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> None:
     """Outputs and all gradients must be the definition's, which is computed in float64.
 
     Errors are measured against the largest number of a tensor: sums of products are rounded on the scale of
@@ -353,7 +353,7 @@ def test_golden():
     bias = torch.full((1, 1, 1), case.kwargs["sigmoid_bias"])
     slopes, scale = case.inputs["alibi_slopes"].detach(), case.kwargs["softmax_scale"]
     mask = Causal().with_query_offset(offset)
-    out = flash.flash(q, k, v, Options(mask, bias, None, slopes, offset, scale, 0.0)).transpose(1, 2)
+    out = flash.flash(q, k, v, SigmoidOptions(mask, bias, None, slopes, offset, scale, 0.0)).transpose(1, 2)
     assert relative_error(out, case.tensors["out/out"]) < 1e-5
     case.backward({"out": out})
     for name in ("q", "k", "v"):
@@ -395,7 +395,7 @@ def test_anything(data):
     slopes = torch.rand(1, heads) if data.draw(part) else None
     mask = any_mask(data.draw(st.integers(0, 5)), q_length, kv_length, batch, heads)
     offset, scale = data.draw(st.integers(-9, 99)), data.draw(st.floats(-1, 1)) / math.sqrt(dim)
-    options = Options(mask, row_bias, pair_bias, slopes, offset, scale, 0.0)
+    options = SigmoidOptions(mask, row_bias, pair_bias, slopes, offset, scale, 0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "tiles", lambda *_: SMALL)
         check(*inputs(*size, dtype=dtype, seed=seed), options)

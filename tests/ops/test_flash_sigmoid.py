@@ -16,7 +16,7 @@ from gatework import masks
 from gatework.masks import BlockSparse, Causal, Document, Mask, Neighborhood, SlidingWindow
 from gatework.ops.sigmoid_attention import flash
 from gatework.ops.sigmoid_attention.flash import blocks
-from gatework.ops.sigmoid_attention.options import Options
+from gatework.ops.sigmoid_attention.options import SigmoidOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,12 +131,12 @@ def test_lists_of_a_mask_for_other_lengths():
 # --- refusals ---
 
 
-def asked(**given) -> Options:
+def asked(**given) -> SigmoidOptions:
     defaults = {"mask": None, "row_bias": torch.zeros(1, 1, 1), "pair_bias": None, "slopes": None}
-    return Options(**{**defaults, "query_offset": 0, "scale": 1.0, "dropout_p": 0.0, **given})
+    return SigmoidOptions(**{**defaults, "query_offset": 0, "scale": 1.0, "dropout_p": 0.0, **given})
 
 
-def refused(options: Options, dtype=torch.float32, dim: int = 8, value_dim: int = 8) -> str | None:
+def refused(options: SigmoidOptions, dtype=torch.float32, dim: int = 8, value_dim: int = 8) -> str | None:
     q, k = (torch.zeros(1, 1, 4, dim, dtype=dtype) for _ in range(2))
     return flash.refusal(q, k, torch.zeros(1, 1, 4, value_dim, dtype=dtype), options)
 
@@ -176,8 +176,8 @@ import gatework.ops
 from gatework.ops.sigmoid_attention import flash
 assert "gatework.ops.sigmoid_attention.flash.kernels" not in sys.modules, "imported unasked"
 from gatework.ops.sigmoid_attention.flash import kernels
-from gatework.ops.sigmoid_attention.options import Options
-options = Options(None, torch.zeros(1, 1, 1), None, None, 0, 1.0, 0.0)
+from gatework.ops.sigmoid_attention.options import SigmoidOptions
+options = SigmoidOptions(None, torch.zeros(1, 1, 1), None, None, 0, 1.0, 0.0)
 print(flash.refusal(*[torch.zeros(1, 1, 2, 4)] * 3, options))
 """
 

@@ -16,29 +16,29 @@ from gatework.ops.attention.plan import unpack
 from gatework.ops.attention.planning import TileSize
 from gatework.ops.attention.tiles import Scoring
 from gatework.ops.sigmoid_attention import tiles
-from gatework.ops.sigmoid_attention.options import Options
+from gatework.ops.sigmoid_attention.options import SigmoidOptions
 
 #: Sizes of tiles that are fastest, measured: with PyTorch's operators, and with compiled kernels.
 _TORCH_TILES = TileSize(rows=128, columns=64, grid_rows=64, grid_overhead=64)
 _KERNEL_TILES = TileSize(rows=128, columns=64, grid_rows=36, grid_overhead=8)
 
 
-def blocked(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+def blocked(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> Tensor:
     """Compute sigmoid attention over the tiles that the mask needs, by the fastest means at hand."""
     return _attend(q, k, v, options, use_kernels=has_kernels() and _kernel_refusal(q, options) is None)
 
 
-def blocked_torch(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+def blocked_torch(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> Tensor:
     """Compute sigmoid attention over the tiles that the mask needs, with PyTorch's own operators."""
     return _attend(q, k, v, options, use_kernels=False)
 
 
-def blocked_numba(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+def blocked_numba(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> Tensor:
     """Compute sigmoid attention over the tiles that the mask needs, with kernels compiled by numba."""
     return _attend(q, k, v, options, use_kernels=True)
 
 
-def refusal(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+def refusal(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> str | None:
     """Say what, of what is asked for, the blocked engine cannot do."""
     if q.device.type != "cpu":
         return f"computes on the CPU, got q on {q.device}"
@@ -50,7 +50,7 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
     return None
 
 
-def numba_refusal(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+def numba_refusal(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> str | None:
     """Say what, of what is asked for, the compiled kernels cannot do."""
     reason = refusal(q, k, v, options) or _kernel_refusal(q, options)
     if reason is None and not has_kernels():
@@ -58,7 +58,7 @@ def numba_refusal(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | No
     return reason
 
 
-def _kernel_refusal(q: Tensor, options: Options) -> str | None:
+def _kernel_refusal(q: Tensor, options: SigmoidOptions) -> str | None:
     if q.dtype == torch.float64:
         return "computes in float32, got float64"
     if options.dropout_p:
@@ -68,7 +68,7 @@ def _kernel_refusal(q: Tensor, options: Options) -> str | None:
     return None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, options: Options, *, use_kernels: bool) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions, *, use_kernels: bool) -> Tensor:
     dtype = torch.promote_types(q.dtype, torch.float32)
     seed = torch.randint(2**62, (), dtype=torch.int64) if options.dropout_p else None
     mask = Full() if options.mask is None else options.mask

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatework.ops.sigmoid_attention.options import Options
+from gatework.ops.sigmoid_attention.options import SigmoidOptions
 from gatework.ops.sigmoid_attention.reference import sigmoid_attention_reference
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> Tensor:
     """Compute sigmoid attention over all pairs, in O(q_length * kv_length) time and memory."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
@@ -17,7 +17,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
     return y.to(v.dtype)
 
 
-def by_definition(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+def by_definition(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> Tensor:
     """Evaluate the definition in the inputs' precision."""
     bias = options.row_bias[..., None].to(q.dtype)
     if options.pair_bias is not None:

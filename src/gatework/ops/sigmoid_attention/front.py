@@ -13,7 +13,7 @@ from gatework.masks import Causal, Mask
 from gatework.ops.attention.checks import check_broadcasts, check_mask, check_tensors, score_shape
 from gatework.ops.attention.reference import AllowedPairs
 from gatework.ops.sigmoid_attention import blocked, dense, flash
-from gatework.ops.sigmoid_attention.options import Engine, Options
+from gatework.ops.sigmoid_attention.options import SigmoidEngine, SigmoidOptions
 
 #: Below so many pairs of queries and keys the planning of tiles does not pay.
 _FEWEST_PAIRS = 1 << 14
@@ -22,18 +22,18 @@ _CAUSAL = Causal()
 _Bias = Float[Tensor, "..."] | float
 
 
-def _nothing(q: Tensor, k: Tensor, v: Tensor, options: Options) -> None:
+def _nothing(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> None:
     """Refuse nothing."""
 
 
 #: Every way to compute sigmoid attention, by the name that ``engine=`` takes.
 ENGINES = {
-    "reference": Engine(dense.by_definition, _nothing),
-    "dense": Engine(dense.dense, _nothing),
-    "blocked": Engine(blocked.blocked, blocked.refusal),
-    "blocked-torch": Engine(blocked.blocked_torch, blocked.refusal),
-    "blocked-numba": Engine(blocked.blocked_numba, blocked.numba_refusal),
-    "triton": Engine(flash.flash, flash.refusal),
+    "reference": SigmoidEngine(dense.by_definition, _nothing),
+    "dense": SigmoidEngine(dense.dense, _nothing),
+    "blocked": SigmoidEngine(blocked.blocked, blocked.refusal),
+    "blocked-torch": SigmoidEngine(blocked.blocked_torch, blocked.refusal),
+    "blocked-numba": SigmoidEngine(blocked.blocked_numba, blocked.numba_refusal),
+    "triton": SigmoidEngine(flash.flash, flash.refusal),
 }
 
 
@@ -73,8 +73,8 @@ def sigmoid_attention(
             j|`` is subtracted from the scores (arXiv:2108.12409). A sigmoid changes if the same number is
             added to a row, so the whole distance counts.
         scale: Factor on the products, ``head_dim ** -0.5`` by default.
-        query_offset: Position of the first query, where keys are counted from 0: for ``is_causal`` and
-            ``alibi_slopes``. By default ``kv_length - q_length``: the queries are the last positions.
+        query_offset: Position of the first query for ``is_causal`` and ``alibi_slopes``, where keys are
+            counted from 0; ``kv_length - q_length`` by default: the queries are the last positions.
         dropout_p: Probability of dropping a weight; applied whenever it is not 0.
         engine: ``"reference"`` (the definition), ``"dense"`` (all pairs, float32 at least), ``"blocked"``
             (only the tiles that a Mask needs, on a CPU, in linear memory; ``"blocked-torch"`` with PyTorch's
@@ -83,7 +83,7 @@ def sigmoid_attention(
 
     Raises:
         ValueError: If shapes, dtypes or ranges do not fit, or ``engine`` cannot do what is asked.
-        TypeError: If ``mask`` is neither a Mask nor boolean, or a bias or slopes are not floating point.
+        TypeError: If the type of ``mask``, ``bias``, ``alibi_slopes`` or ``query_offset`` is another.
     """
     check_tensors(q, k, v)
     check_mask(mask, q, k)
@@ -91,11 +91,12 @@ def sigmoid_attention(
     offset = k.shape[2] - q.shape[2] if query_offset is None else _position(query_offset)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     allowed = _with_causal(mask, q, k, offset) if is_causal else mask
-    options = Options(allowed, *_biases(bias, q, k), _slopes(alibi_slopes, q), offset, scale, dropout_p)
+    biases, slopes = _biases(bias, q, k), _slopes(alibi_slopes, q)
+    options = SigmoidOptions(allowed, *biases, slopes, offset, scale, dropout_p)
     return _chosen(engine, q, k, v, options).run(q, k, v, options)
 
 
-def _chosen(name: str | None, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Engine:
+def _chosen(name: str | None, q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> SigmoidEngine:
     """The engine of that name, or the fastest one that can do what is asked."""
     if name is None:
         return ENGINES[_fastest(q, k, v, options)]
@@ -107,7 +108,7 @@ def _chosen(name: str | None, q: Tensor, k: Tensor, v: Tensor, options: Options)
     return ENGINES[name]
 
 
-def _fastest(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str:
+def _fastest(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> str:
     """The name of the fastest engine that can do what is asked."""
     if q.device.type == "cuda":  # by design, not by measurement: no GPU was at hand
         return "triton" if flash.refusal(q, k, v, options) is None else "dense"

@@ -10,7 +10,7 @@ from torch import Tensor
 from gatework.masks import Mask
 
 
-class Options(NamedTuple):
+class SigmoidOptions(NamedTuple):
     """The checked arguments of :func:`gatework.ops.sigmoid_attention`, in one form each.
 
     The score of query ``i`` and key ``j`` of head ``h`` is ``scale * q_i . k_j + row_bias[h, i] +
@@ -36,7 +36,7 @@ class Options(NamedTuple):
     dropout_p: float
 
 
-class Engine(NamedTuple):
+class SigmoidEngine(NamedTuple):
     """One way to compute sigmoid attention.
 
     Attributes:
@@ -44,5 +44,5 @@ class Engine(NamedTuple):
         refusal: Says why this engine cannot do what is asked; ``None`` if it can.
     """
 
-    run: Callable[[Tensor, Tensor, Tensor, Options], Tensor]
-    refusal: Callable[[Tensor, Tensor, Tensor, Options], str | None]
+    run: Callable[[Tensor, Tensor, Tensor, SigmoidOptions], Tensor]
+    refusal: Callable[[Tensor, Tensor, Tensor, SigmoidOptions], str | None]

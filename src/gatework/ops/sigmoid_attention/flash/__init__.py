@@ -18,13 +18,13 @@ from gatework.masks import Mask
 from gatework.ops.attention.constants import Constant, constant, rebuilt
 from gatework.ops.sigmoid_attention.flash import launch
 from gatework.ops.sigmoid_attention.flash.blocks import BlockLists, block_lists
-from gatework.ops.sigmoid_attention.options import Options
+from gatework.ops.sigmoid_attention.options import SigmoidOptions
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_CHANNELS = 256
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+def flash(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> Tensor:
     """Compute sigmoid attention over the tiles that the mask needs, by kernels of Triton."""
     device = q.device.type
     if torch.is_autocast_enabled(device):
@@ -48,7 +48,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
     return out
 
 
-def refusal(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+def refusal(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> str | None:
     """Say what, of what is asked for, the kernels of Triton cannot do."""
     if isinstance(options.mask, Tensor):
         shape = tuple(options.mask.shape)

@@ -58,9 +58,8 @@ class Tiles(NamedTuple):
 
 
 # Nothing could be measured where this was written, so nothing is tuned. These are large tiles with which, as
-# benchmarks/flash_sigmoid_cubin.py prints, kernels for halves keep all that they compute with in registers,
-# for compute capability 8.0 and 9.0 (but for up to 24 bytes where keys serve several heads of queries and
-# every option is used at once), and 99 KiB of shared memory are enough where GPUs for consumers have no more.
+# benchmarks/flash_sigmoid_cubin.py prints, kernels keep all that they compute with in registers (halves of up
+# to 128 channels, compute capability 8.0 and 9.0), but for a few bytes where every option is used at once.
 _HALVES = {
     32: Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(32, 32, 4, 2)),
     64: Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(32, 64, 4, 2)),
