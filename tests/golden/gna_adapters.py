@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gatework import natten
-from gatework.bench.gna import gna
+from gatework.bench.gna import end_to_end, simulate
 from gatework.masks import Neighborhood
 from tests.golden.case import Adapter, Case
 
@@ -27,31 +27,31 @@ def neighborhood_module(case: Case) -> dict[str, Tensor]:
 
 
 def simulator_tables(case: Case) -> dict[str, Tensor]:
-    """The rows of the published use cases in the file's columns; planes have a first axis of one token."""
-    table = []
-    for row in gna().rows:
-        sizes = [
-            size
-            for name in ("grid", "window", "stride", "q_tile", "kv_tile")
-            for size in [1] * (3 - len(row[name])) + row[name]
-        ]
-        table.append([*sizes, *(row[name] for name in SIMULATED)])
-    return {"table": torch.tensor(table, dtype=case.dtype)}
+    """What the simulator says of the sizes and shares in the rows."""
+    columns = case.kwargs["columns"]
+    rows = case.part("out")["table"].double().tolist()
+    table = [simulated(dict(zip(columns, row, strict=True))) for row in rows]
+    return {"table": torch.tensor([[row[name] for name in columns] for row in table], dtype=case.dtype)}
 
 
-#: The columns of the simulator's tables after the sizes.
-SIMULATED = (
-    "worst_visited",
-    "kv_tiles",
-    "speedup",
-    "dynamic_speedup",
-    "attention_share",
-    "sparse_steps",
-    "end_to_end",
-    "end_to_end_partial",
-    "paper_end_to_end",
-    "paper_end_to_end_partial",
-)
+def simulated(row: dict[str, float]) -> dict[str, float]:
+    """A row with what the simulator says of its sizes; planes have a first axis of one token."""
+    axes = [axis for axis in range(3) if row[f"L{axis}"] > 1]
+
+    def sizes(name: str) -> list[int]:
+        return [round(row[f"{name}{axis}"]) for axis in axes]
+
+    found = simulate(sizes("L"), sizes("w"), stride=sizes("s"), q_tile=sizes("tq"), kv_tile=sizes("tk"))
+    speedup, share, steps = found.static.speedup, row["sa_share"], row["gna_step_fraction"]
+    return row | {
+        "worst_visited_kv_tiles": found.static.worst,
+        "total_kv_tiles": found.static.dense_kv_tiles,
+        "speedup_static": speedup,
+        "speedup_dynamic": found.dynamic.speedup,
+        "e2e_all_steps": end_to_end(speedup, attention_share=share),
+        "e2e_partial": end_to_end(speedup, attention_share=share, sparse_steps=steps),
+    }
+
 
 ADAPTERS: dict[str, Adapter] = {
     "gna/NeighborhoodAttention": neighborhood_module,
