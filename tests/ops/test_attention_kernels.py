@@ -262,7 +262,9 @@ def test_any_plan_equals_the_definition(case, number):
     torch.set_num_threads(number)
     call.LEAST_SHARED = 0
     try:
-        check(q, k, v, plan, **options)
+        # Slopes take scores to -150, where float32 rounds what weights are exponents of to 1e-5, and the
+        # gradient of a key adds up the weights of 450 queries.
+        check(q, k, v, plan, tolerance=2e-4 if "slopes" in options else 2e-5, **options)
     finally:
         call.LEAST_SHARED = before
         torch.set_num_threads(1)
