@@ -165,7 +165,7 @@ def _forward_op(
     dtype = torch.promote_types(q.dtype, torch.float32)
     queries, keys, values = (part.to(dtype) for part in (q, k, v))
     scoring = _scoring(q, k, bias, slopes, seed, scale, softcap, dropout_p, query_offset)
-    if is_empty(q, k):
+    if _is_empty(q, k):
         y, lse = keys.new_zeros(*q.shape[:3], v.shape[3]), keys.new_full(q.shape[:3], -torch.inf)
     elif use_kernels:
         y, lse = kernels.forward(queries, keys, values, unpack(plan), **_kernel_options(scoring))
@@ -211,7 +211,7 @@ def _backward_op(
     queries, keys, values = (part.to(lse.dtype) for part in (q, k, v))
     scoring = _scoring(q, k, bias, slopes, seed, scale, softcap, dropout_p, query_offset)
     of = (q, k, v) if bias is None or not of_bias else (q, k, v, bias)
-    if is_empty(q, k):
+    if _is_empty(q, k):
         grads = [part.new_zeros(part.shape) for part in of]
     elif use_kernels:
         grads = list(
@@ -247,7 +247,7 @@ def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, 
 _forward_op.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
-def is_empty(q: Tensor, k: Tensor) -> bool:
+def _is_empty(q: Tensor, k: Tensor) -> bool:
     """Whether there is no pair of a query and a key."""
     return q.shape[0] * q.shape[2] * k.shape[2] == 0
 
