@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -144,13 +145,12 @@ def step_cost(model: GateworkForCausalLM, batch: TokenBatch) -> StepCost:
     The optimizer's own arithmetic, a few operations per parameter, is not counted.
     """
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+    kept: WeakSet[_Kept] = WeakSet()
 
-    def save(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def save(tensor: Tensor) -> _Kept:
+        held = _Kept(tensor)
+        kept.add(held)
+        return held
 
     # A batch cut out of a data set shares the storage of the whole: a copy is what a step would hold.
     inputs, labels = batch.inputs.clone(), batch.labels.clone()
@@ -159,10 +159,18 @@ def step_cost(model: GateworkForCausalLM, batch: TokenBatch) -> StepCost:
     model.train()
     try:
         with torch.random.fork_rng(devices=[]), FlopCounter() as counter:
-            with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            with torch.autograd.graph.saved_tensors_hooks(save, lambda held: held.tensor):
                 loss = model(inputs, shift_labels=labels).loss
-            activation_bytes = sum(kept.values())
+            storages = {held.address: held.nbytes for held in kept if held.address not in parameters}
             torch.autograd.grad(loss, trained, allow_unused=True)
     finally:
         model.train(was_training)
-    return StepCost(counter.flops, activation_bytes)
+    return StepCost(counter.flops, sum(storages.values()))
+
+
+class _Kept:
+    """A tensor that autograd keeps: dies with the node that keeps it, whose memory may then hold another."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.tensor, self.address, self.nbytes = tensor, storage.data_ptr(), storage.nbytes()
