@@ -77,7 +77,7 @@ def test_a_step_costs_in_proportion_to_its_sequences(mixer):
     # What does not grow with the batch (filters, sums of weights) stands in all three.
     assert many.flops - some.flops == some.flops - few.flops > 0
     growth = some.activation_bytes - few.activation_bytes
-    assert many.activation_bytes - some.activation_bytes == pytest.approx(growth, rel=0.05)
+    assert many.activation_bytes - some.activation_bytes == growth > 0
 
 
 def test_a_step_leaves_no_trace():
