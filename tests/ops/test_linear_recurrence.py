@@ -1,3 +1,5 @@
+"""Linear recurrences in chunks equal their definitions, which equal the equations written out."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,166 +7,154 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatework.ops.linear_recurrence import (
-    gated_linear_attention,
-    gated_linear_attention_reference,
-    gated_linear_attention_step,
-)
+from tests.ops.linear_recurrence_cases import DECAYS, FORMS, call, cut, draw, with_gradients
 
-DECAYS = ("none", "head", "channel")
-
-
-def draw(batch, heads, length, key_dim, value_dim, decay, seed, *, strength=1.0, dtype=torch.float64):
-    """Queries, keys, values, log-decay and an initial state, all of them asking for gradients."""
-    gen = torch.Generator().manual_seed(seed)
-    shape = (batch, heads, length)
-    q, k = (torch.randn(*shape, key_dim, generator=gen, dtype=dtype) for _ in range(2))
-    v = torch.randn(*shape, value_dim, generator=gen, dtype=dtype)
-    state = torch.randn(batch, heads, key_dim, value_dim, generator=gen, dtype=dtype)
-    log_decay = None
-    if decay != "none":
-        log_decay = -strength * torch.rand(
-            *shape, *([key_dim] if decay == "channel" else []), generator=gen, dtype=dtype
-        )
-    inputs = [q, k, v, log_decay, state]
-    return [None if tensor is None else tensor.requires_grad_() for tensor in inputs]
-
-
-def run(function, q, k, v, log_decay, state):
-    return function(q, k, v, log_decay, initial_state=state)
+every_form = pytest.mark.parametrize("form", FORMS)
+every_decay = pytest.mark.parametrize("decay", DECAYS)
 
 
 @settings(max_examples=150, deadline=None)
 @given(
+    form=st.sampled_from(list(FORMS)),
     batch=st.integers(0, 2),
     heads=st.integers(1, 2),
-    length=st.integers(0, 20) | st.integers(60, 70) | st.integers(126, 135),
+    length=st.integers(0, 20) | st.integers(62, 68),
     key_dim=st.integers(1, 5),
     value_dim=st.integers(1, 4),
     decay=st.sampled_from(DECAYS),
     strength=st.sampled_from([0.0, 0.1, 3.0, 1e3]),
+    chunk_size=st.none() | st.integers(1, 17),
     seed=st.integers(0, 99),
 )
-def test_fast_path_equals_definition(batch, heads, length, key_dim, value_dim, decay, strength, seed):
-    inputs = draw(batch, heads, length, key_dim, value_dim, decay, seed, strength=strength)
-    results = run(gated_linear_attention, *inputs)
-    expected = run(gated_linear_attention_reference, *inputs)
-    given_inputs = [tensor for tensor in inputs if tensor is not None]
-    gradients = []
-    for outputs in (results, expected):
-        torch.manual_seed(seed)
-        total = sum((tensor * torch.randn_like(tensor)).sum() for tensor in outputs)
-        gradients.append(torch.autograd.grad(total, given_inputs, materialize_grads=True, allow_unused=True))
-    for ours, theirs in zip(results, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+def test_fast_path_equals_definition(
+    form, batch, heads, length, key_dim, value_dim, decay, strength, chunk_size, seed
+):
+    sizes = (batch, heads, length, key_dim, value_dim)
+    tensors = draw(form, decay, sizes=sizes, seed=seed, strength=strength)
+    fast, reference = FORMS[form][:2]
+    ours = with_gradients(call(fast, form, tensors, chunk_size=chunk_size), tensors, seed)
+    theirs = with_gradients(call(reference, form, tensors), tensors, seed)
+    for mine, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-def test_gradients(decay):
-    q, k, v, log_decay, state = draw(1, 2, 7, 3, 2, decay, 0)
-    inputs = [q, k, v, state] if log_decay is None else [q, k, v, state, log_decay]
+@every_form
+def test_the_definition_is_the_equation(form):
+    """One head, two tokens, all decays written out as matrices."""
+    tensors = draw(form, "channel", sizes=(1, 1, 2, 3, 2))
+    outputs, state = call(FORMS[form][1], form, tensors, scale=0.7)
+    expected = tensors["initial_state"][0, 0]
+    for t in range(2):
+        q, k, v = (tensors[name][0, 0, t] for name in "qkv")
+        decayed = torch.diag(tensors["log_decay"][0, 0, t].exp()) @ expected
+        read = None
+        if form == "delta":
+            beta = tensors["beta"][0, 0, t]
+            householder = torch.eye(3, dtype=q.dtype) - beta * torch.outer(k, k)
+            after = householder @ decayed + beta * torch.outer(k, v)
+        elif form == "low_rank":
+            moved = torch.outer(tensors["b"][0, 0, t], tensors["a"][0, 0, t]) @ expected
+            after = decayed + moved + torch.outer(k, v)
+        else:
+            after = decayed + torch.outer(k, v)
+            if form == "bonus":
+                read = expected + torch.outer(tensors["bonus"][0] * k, v)
+        torch.testing.assert_close(outputs[0, 0, t], 0.7 * (after if read is None else read).T @ q)
+        expected = after
+    torch.testing.assert_close(state[0, 0], expected)
 
-    def function(q, k, v, state, log_decay=None):
-        return gated_linear_attention(q, k, v, log_decay, initial_state=state)
 
-    assert torch.autograd.gradcheck(function, inputs)
+@every_form
+@every_decay
+def test_gradients(form, decay):
+    tensors = draw(form, decay, sizes=(1, 1, 3, 2, 1))
+    names = list(tensors)
+
+    def function(*values):
+        return call(FORMS[form][0], form, dict(zip(names, values, strict=True)), chunk_size=2)
+
+    assert torch.autograd.gradcheck(function, tuple(tensors.values()))
+    assert torch.autograd.gradgradcheck(function, tuple(tensors.values()))
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-def test_any_chunking_continues(decay):
-    q, k, v, log_decay, state = draw(2, 2, 150, 4, 3, decay, 1)
-    whole, final = gated_linear_attention(q, k, v, log_decay, initial_state=state)
-    parts, start = [], 0
-    for size in (1, 2, 3, 64, 0, 65, 15):
-        piece = slice(start, start + size)
-        cut = None if log_decay is None else log_decay[:, :, piece]
-        y, state = gated_linear_attention(
-            q[:, :, piece], k[:, :, piece], v[:, :, piece], cut, initial_state=state
-        )
+@every_form
+@every_decay
+def test_any_chunking_continues(form, decay):
+    tensors = draw(form, decay, sizes=(2, 2, 70, 4, 3), seed=1)
+    fast = FORMS[form][0]
+    whole = with_gradients(call(fast, form, tensors), tensors)
+    parts, start, state = [], 0, tensors["initial_state"]
+    for size in (1, 2, 3, 33, 0, 31):
+        piece = cut(tensors, slice(start, start + size))
+        y, state = call(fast, form, piece | {"initial_state": state})
         parts.append(y)
         start += size
-    torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=0, atol=1e-11)
-    torch.testing.assert_close(state, final, rtol=0, atol=1e-11)
+    assert start == 70
+    pieced = with_gradients((torch.cat(parts, 2), state), tensors)
+    for mine, right in zip(pieced, whole, strict=True):
+        torch.testing.assert_close(mine, right, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-def test_steps_equal_the_definition(decay):
-    q, k, v, log_decay, state = draw(2, 2, 5, 4, 3, decay, 2)
-    whole, final = gated_linear_attention_reference(q, k, v, log_decay, initial_state=state)
+@every_form
+@every_decay
+def test_steps_equal_the_definition(form, decay):
+    tensors = draw(form, decay, sizes=(2, 2, 5, 4, 3), seed=2)
+    _, reference, step, before, after = FORMS[form]
+    whole, final = call(reference, form, tensors)
+    state, bonus = tensors["initial_state"], {"bonus": tensors["bonus"]} if form == "bonus" else {}
     for t in range(5):
-        cut = None if log_decay is None else log_decay[:, :, t]
-        y, state = gated_linear_attention_step(q[:, :, t], k[:, :, t], v[:, :, t], cut, state)
+        token = {name: x[:, :, t] for name, x in tensors.items() if name not in ("initial_state", "bonus")}
+        given_state = state.clone()
+        vectors = [token[n] for n in before] + [token.get("log_decay")] + [token[n] for n in after]
+        y, new = step(*vectors, state, **bonus)
         torch.testing.assert_close(y, whole[:, :, t])
+        torch.testing.assert_close(state, given_state, rtol=0, atol=0)
+        state = new
     torch.testing.assert_close(state, final)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-def test_no_output_sees_the_future(decay):
-    q, k, v, log_decay, state = (None if t is None else t.detach() for t in draw(1, 1, 130, 3, 2, decay, 3))
-    before, _ = gated_linear_attention(q, k, v, log_decay, initial_state=state)
-    changed = [None if t is None else t.clone() for t in (q, k, v, log_decay)]
-    for tensor in changed:
-        if tensor is not None:
-            tensor[:, :, 70:] -= 1
-    after, _ = gated_linear_attention(*changed, initial_state=state)
-    torch.testing.assert_close(after[:, :, :70], before[:, :, :70], rtol=0, atol=1e-12)
-    assert (after[:, :, 70:] - before[:, :, 70:]).abs().min() > 0
+@every_form
+@every_decay
+def test_no_output_sees_the_future(form, decay):
+    tensors = {name: x.detach() for name, x in draw(form, decay, sizes=(1, 1, 80, 3, 2), seed=3).items()}
+    fast = FORMS[form][0]
+    before, _ = call(fast, form, tensors)
+    changed = {name: x if name in ("initial_state", "bonus") else x.clone() for name, x in tensors.items()}
+    for name, tensor in changed.items():
+        if name not in ("initial_state", "bonus"):
+            tensor[:, :, 45:] *= 0.5
+    after, _ = call(fast, form, changed)
+    torch.testing.assert_close(after[:, :, :45], before[:, :, :45], rtol=0, atol=1e-12)
+    assert (after[:, :, 45:] - before[:, :, 45:]).abs().min() > 0
 
 
-@pytest.mark.parametrize("strength", [1e2, 1e4, 1e30])
-@pytest.mark.parametrize("decay", ["head", "channel"])
-def test_strong_decay_underflows_and_never_overflows(decay, strength):
-    inputs = draw(1, 2, 100, 4, 3, decay, 4, strength=strength, dtype=torch.float32)
-    y, state = run(gated_linear_attention, *inputs)
-    assert y.isfinite().all()
-    assert state.isfinite().all()
-    (y.sum() + state.sum()).backward()
-    assert all(tensor.grad.isfinite().all() for tensor in inputs)
-    expected, _ = run(gated_linear_attention_reference, *(tensor.double() for tensor in inputs))
-    torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-4)
+def test_a_chunk_size_changes_how_much_is_computed_at_once():
+    """Scores fill a matrix per chunk: the largest tensor kept for the gradients tells the chunk size."""
+    tensors = draw("gated", "none", sizes=(1, 1, 256, 2, 2))
+
+    def most_scores(**options):
+        widths = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: widths.append(x.shape[-1]) or x, lambda x: x):
+            call(FORMS["gated"][0], "gated", tensors, **options)
+        return max(widths)
+
+    assert most_scores(chunk_size=128) == 128
+    assert most_scores(chunk_size=8) == 8
+    assert most_scores() == 64
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(decay, dtype):
-    q, k, v, log_decay, _ = (
-        None if t is None else t.detach().to(dtype) for t in draw(1, 2, 80, 4, 3, decay, 5)
-    )
-    y, state = gated_linear_attention(q, k, v, log_decay)
-    wide = [None if t is None else t.float() for t in (q, k, v, log_decay)]
-    expected, expected_state = gated_linear_attention(*wide)
-    assert y.dtype == dtype
-    assert state.dtype == torch.float32
-    torch.testing.assert_close(y, expected.to(dtype))
-    torch.testing.assert_close(state, expected_state)
-    with torch.autocast("cpu", torch.bfloat16):
-        under_autocast, _ = gated_linear_attention(*wide)
-    torch.testing.assert_close(under_autocast, expected)
+@every_form
+@every_decay
+def test_what_is_kept_for_gradients_grows_with_the_length(form, decay):
+    def kept(length):
+        tensors = draw(form, decay, sizes=(1, 1, length, 4, 4), dtype=torch.float32)
+        sizes = {}
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda x: sizes.update({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()}) or x,
+            lambda x: x,
+        )
+        with hooks:
+            call(FORMS[form][0], form, tensors)
+        return sum(sizes.values())
 
-
-@pytest.mark.compile
-@pytest.mark.parametrize("decay", DECAYS)
-def test_one_graph(decay):
-    torch.compiler.reset()
-    inputs = draw(1, 2, 70, 4, 3, decay, 6, dtype=torch.float32)
-    compiled = torch.compile(gated_linear_attention, fullgraph=True, backend="aot_eager")
-    for ours, theirs in zip(run(compiled, *inputs), run(gated_linear_attention, *inputs), strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"k": torch.zeros(1, 2, 5, 4)}, r"k must have the shape of q"),
-        ({"v": torch.zeros(1, 2, 6, 3)}, r"v must have shape .* got \(1, 2, 6, 3\)"),
-        ({"log_decay": torch.zeros(1, 2)}, r"log_decay must have shape \(1, 2, 5\).*got \(1, 2\)"),
-        ({"initial_state": torch.zeros(1, 2, 3, 4)}, r"initial_state must have shape \(1, 2, 3, 2\)"),
-    ],
-)
-def test_shapes_that_do_not_match_are_named(change, message):
-    tensors = {"q": torch.zeros(1, 2, 5, 3), "k": torch.zeros(1, 2, 5, 3), "v": torch.zeros(1, 2, 5, 2)}
-    with pytest.raises(ValueError, match=message):
-        gated_linear_attention(**(tensors | change))
+    assert kept(2048) < 2.2 * kept(1024)

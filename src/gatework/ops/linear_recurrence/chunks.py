@@ -1,0 +1,119 @@
+"""Sequences cut into chunks, and the state that travels from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def split_chunks(
+    tensor: Float[Tensor, "batch heads length dim"], size: int
+) -> Float[Tensor, "batch heads chunks size dim"]:
+    """Cut a sequence into chunks of ``size`` tokens, the last one filled up with zeros.
+
+    Zero keys and values add nothing to the state, and a zero log-decay keeps it, so the padding is exact.
+    """
+    size = min(size, tensor.shape[2])
+    padded = F.pad(tensor, (0, 0, 0, -tensor.shape[2] % size))
+    chunks: Tensor = padded.unflatten(2, (padded.shape[2] // size, size))
+    return chunks
+
+
+def chunk_recurrence(
+    within: Float[Tensor, "batch heads chunks size value_dim"],
+    q: Float[Tensor, "batch heads chunks size features"],
+    k: Float[Tensor, "batch heads chunks size features"],
+    v: Float[Tensor, "batch heads chunks size value_dim"],
+    decay: Float[Tensor, "batch heads chunks #features"] | None,
+    state: Float[Tensor, "batch heads features value_dim"],
+) -> tuple[
+    Float[Tensor, "batch heads chunks size value_dim"], Float[Tensor, "batch heads features value_dim"]
+]:
+    """Add to the outputs ``within`` each chunk what the chunks before it contribute through the state.
+
+    With ``S`` the state before a chunk: ``output = within + q S`` and ``S <- decay * S + k^T v``.
+
+    Args:
+        within: Outputs due to tokens of the same chunk.
+        q: Queries, decayed from the start of their chunk.
+        k: Keys, decayed to the end of their chunk.
+        v: Values.
+        decay: Factor over a whole chunk, per feature or one for all; ``None`` for no decay.
+        state: State before the first chunk.
+
+    Returns:
+        The outputs and the state after the last chunk.
+    """
+    before, state = chunk_states(None if decay is None else decay.unsqueeze(-1), k.mT @ v, state)
+    return within + q @ before, state
+
+
+def chunk_states(
+    transition: Float[Tensor, "batch heads chunks #features #features"] | None,
+    update: Float[Tensor, "batch heads chunks features value_dim"],
+    state: Float[Tensor, "batch heads features value_dim"],
+) -> tuple[
+    Float[Tensor, "batch heads chunks features value_dim"], Float[Tensor, "batch heads features value_dim"]
+]:
+    """Follow ``S <- transition S + update`` from chunk to chunk.
+
+    Args:
+        transition: A matrix per chunk; or factors per feature, with a last axis of 1; or ``None`` for 1.
+        update: What each chunk adds.
+        state: State before the first chunk.
+
+    Returns:
+        The states before the chunks, and the state after the last one.
+    """
+    moves = None if transition is None else transition.flatten(0, 1)
+    before, last = _ChunkStates.apply(moves, update.flatten(0, 1), state.flatten(0, 1))
+    return before.unflatten(0, state.shape[:2]), last.unflatten(0, state.shape[:2])
+
+
+class _ChunkStates(torch.autograd.Function):
+    """:func:`chunk_states` with batch and heads in one axis; the gradient is a recurrence backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, transition: Tensor | None, update: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        before = []
+        for move, added in zip(_per_chunk(transition, update), update.unbind(1), strict=True):
+            before.append(state)
+            state = _moved(move, state, added)
+        states = torch.stack(before, 1)
+        ctx.save_for_backward(transition, states)
+        return states, state
+
+    @staticmethod
+    def backward(ctx: Any, grad_before: Tensor, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        # Torch differentiates these lines where gradients of gradients are asked for: nothing in place.
+        transition, states = ctx.saved_tensors
+        after = []
+        for move, direct in zip(
+            _per_chunk(transition, states)[::-1], grad_before.unbind(1)[::-1], strict=True
+        ):
+            after.append(grad)
+            grad = _moved(move if move is None or move.shape[-1] == 1 else move.mT, grad, direct)
+        grad_update = torch.stack(after[::-1], 1)
+        if transition is None:
+            return None, grad_update, grad
+        if transition.shape[-1] > 1:
+            return grad_update @ states.mT, grad_update, grad
+        grad_factors = (grad_update * states).sum(-1, keepdim=True)
+        return grad_factors.sum_to_size(transition.shape), grad_update, grad
+
+
+def _per_chunk(transition: Tensor | None, states: Tensor) -> Sequence[Tensor | None]:
+    return [None] * states.shape[1] if transition is None else transition.unbind(1)
+
+
+def _moved(move: Tensor | None, state: Tensor, added: Tensor) -> Tensor:
+    if move is None:
+        return state + added
+    if move.shape[-1] > 1:
+        return torch.baddbmm(added, move, state)
+    return torch.addcmul(added, move, state)
