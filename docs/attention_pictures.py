@@ -94,6 +94,10 @@ BLOCKS = (
         "BlockSparse(torch.eye(3).bool(), torch.tensor([6, 30, 12]), torch.tensor([20, 8, 20]))",
         "blocks of any sizes",
     ),
+    Picture("earlier-blocks", "RandomBlocks(6, num_random=2)", "two random blocks before its own"),
+    Picture(
+        "compressed-blocks", "CompressedBlocks(4, num_first=2)", "keys that stand for the blocks before it"
+    ),
     Picture(
         "slices",
         'Slices([(0, 20, 0, 20, "causal"), (20, 48, 0, 8), (20, 48, 12, 48, "bicausal")])',

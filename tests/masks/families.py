@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gatework import masks
 from gatework.masks import Mask
+from gatework.masks.earlier_blocks import hashed
 
 #: Draws one value of a strategy. Masks are built from what is drawn in the test itself, not in a strategy:
 #: checking annotations uses random numbers, which strategies must not.
@@ -142,6 +143,25 @@ def block_sparse(draw: Draw) -> Sample:
     return Sample(mask, len(rows), len(columns), lambda i, j: (rows[i], columns[j]) in kept)
 
 
+def random_blocks(draw: Draw) -> Sample:
+    block, count, seed = number(draw, 1, 5), number(draw, 0, 3), number(draw, 0, 9)
+
+    def allows(i: int, j: int) -> bool:
+        row = torch.tensor(i // block)
+        draws = [int(hashed(seed, row, torch.tensor(k))) % (i // block) for k in range(count) if i >= block]
+        return j // block in draws
+
+    lengths = number(draw, 0, 24), number(draw, 0, 24)
+    return Sample(masks.RandomBlocks(block, count, seed), *lengths, allows)
+
+
+def compressed_blocks(draw: Draw) -> Sample:
+    block, first = number(draw, 1, 5), number(draw, 0, 3)
+    lengths = number(draw, 0, 24), number(draw, 0, 12)
+    mask = masks.CompressedBlocks(block, first)
+    return Sample(mask, *lengths, lambda i, j: j < first or (j - first + 1) * block - 1 < i)
+
+
 def slices(draw: Draw) -> Sample:
     bounds = st.tuples(*[st.integers(0, 16)] * 4, st.sampled_from(masks.slices.KINDS))
     drawn = [
@@ -254,6 +274,8 @@ FAMILIES: dict[str, Callable[[Draw], Sample]] = {
         causal_blockwise,
         block_causal_document,
         block_sparse,
+        random_blocks,
+        compressed_blocks,
         slices,
         neighborhood,
         halo,

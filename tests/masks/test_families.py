@@ -129,6 +129,8 @@ LONG = [
     masks.PrefixLM(1000),
     masks.GlobalWindow(1000),
     masks.BlockCausal(1024),
+    masks.RandomBlocks(96, 3),
+    masks.CompressedBlocks(2),
     masks.Document(LENGTHS),
     masks.CausalDocument(LENGTHS),
     masks.PrefixLMDocument(LENGTHS, 34),

@@ -12,6 +12,7 @@ from gatework.masks.documents import (
     PrefixLMDocument,
     SharedQuestion,
 )
+from gatework.masks.earlier_blocks import CompressedBlocks, RandomBlocks
 from gatework.masks.grid import Grid, GridMask, Halo, Neighborhood, Windows
 from gatework.masks.sampling import (
     DOCUMENT_HISTOGRAM,
@@ -36,6 +37,7 @@ __all__ = [
     "Causal",
     "CausalBlockwise",
     "CausalDocument",
+    "CompressedBlocks",
     "Document",
     "Entry",
     "Full",
@@ -50,6 +52,7 @@ __all__ = [
     "PrefixLM",
     "PrefixLMDocument",
     "QueryOffset",
+    "RandomBlocks",
     "SharedQuestion",
     "Slice",
     "Slices",
