@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gatework.ops import long_conv
 from gatework.ops.long_conv import _fft_size, causal_conv, causal_conv_reference, causal_conv_tail
 
 cases = given(
@@ -25,6 +26,32 @@ def draw(batch, length, channels, taps, seed, dtype=torch.float64):
 def test_fast_path_equals_definition(batch, length, channels, taps, seed):
     x, kernel = draw(batch, length, channels, taps, seed)
     torch.testing.assert_close(causal_conv(x, kernel), causal_conv_reference(x, kernel), rtol=0, atol=1e-11)
+
+
+@settings(max_examples=60, deadline=None)
+@cases
+def test_with_gradients_it_equals_the_definition(batch, length, channels, taps, seed):
+    x, kernel = draw(batch, length, channels, taps, seed)
+    expected = causal_conv_reference(x, kernel)
+    torch.testing.assert_close(causal_conv(x.requires_grad_(), kernel), expected, rtol=0, atol=1e-11)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 4),
+    channels=st.integers(1, 7),
+    rows=st.integers(1, 9),
+    threads=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
+def test_blocks_of_any_size_cover_everything(batch, channels, rows, threads, seed):
+    x, kernel = draw(batch, 11, channels, 11, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_conv, "_BLOCK_POINTS", 1)
+        patch.setattr(long_conv, "_LEAST_ROWS", rows)
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        y = causal_conv(x, kernel)
+    torch.testing.assert_close(y, causal_conv_reference(x, kernel), rtol=0, atol=1e-11)
 
 
 @settings(max_examples=60, deadline=None)
