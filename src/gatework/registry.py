@@ -28,12 +28,17 @@ class MixerEntry:
         target: ``"module:Class"``, imported when the mixer is made, or the factory itself.
         summary: One line for listings.
         source: Paper and section the definition comes from.
+        state: How many elements decoding carries per sequence, as a formula: ``L`` is the number of tokens
+            read, ``d`` the number of channels; the others are the mixer's options.
+        cost: How the time of a whole sequence grows, likewise.
     """
 
     name: str
     target: str | Callable[..., Mixer]
     summary: str
     source: str
+    state: str = ""
+    cost: str = ""
 
     def load(self) -> Callable[..., Mixer]:
         """Import and return the factory."""
@@ -52,60 +57,200 @@ _MIXERS: dict[str, MixerEntry] = {
             "gatework.layers.attention:MultiHeadAttention",
             "causal multi-head softmax attention, optional RoPE and grouped heads",
             "arXiv:1706.03762",
+            "2 L d kv_heads/heads",
+            "L^2 d",
         ),
         MixerEntry(
             "sliding_window",
             "gatework.layers.attention:SlidingWindowAttention",
             "softmax attention over the last window_size tokens and the present one",
             "arXiv:2004.05150",
+            "2 min(L, window) d kv_heads/heads",
+            "L window d",
         ),
         MixerEntry(
             "base_conv",
             "gatework.layers.gated_conv:BaseConv",
             "a convolution gated by a projection: the minimal gated convolution",
             "arXiv:2312.04927 section 4",
+            "(kernel - 1) d, or min(L, max_length) d",
+            "L kernel d, or L log L d",
         ),
         MixerEntry(
             "long_conv",
             "gatework.layers.gated_conv:LongConvolution",
             "one explicit causal filter per channel, as long as the sequence",
             "arXiv:2302.06646",
+            "min(L, max_length) d",
+            "L log L d",
         ),
         MixerEntry(
             "implicit_long_conv",
             "gatework.layers.gated_conv:ImplicitLongConvolution",
             "long convolution whose filter is a small network of position",
             "arXiv:2312.04927 appendix",
+            "min(L, max_length) d",
+            "L log L d",
         ),
         MixerEntry(
             "hyena",
             "gatework.layers.hyena:Hyena",
             "gated implicit long convolution with an exponential window",
             "arXiv:2302.10866",
+            "min(L, max_length) d + 3 taps d",
+            "L log L d",
         ),
         MixerEntry(
             "h3",
             "gatework.layers.h3:H3",
             "shift and diagonal state-space models around multiplicative gates",
             "arXiv:2212.14052",
+            "(state + taps) d head_dim",
+            "L state d head_dim",
         ),
         MixerEntry(
             "based",
             "gatework.layers.based:Based",
             "linear attention with a second-order Taylor feature map",
             "arXiv:2402.18668",
+            "(d + heads)(1 + f + f(f+1)/2)",
+            "L f^2 d",
         ),
         MixerEntry(
             "gated_linear_attention",
             "gatework.layers.gated_linear_attention:GatedLinearAttention",
             "linear attention whose state decays by a learned gate per key channel",
             "arXiv:2312.06635",
+            "heads d_k d_v",
+            "L d_k d_v heads",
         ),
         MixerEntry(
             "mamba2",
             "gatework.layers.mamba2:Mamba2",
             "state-space duality: one input-dependent decay per head",
             "arXiv:2405.21060",
+            "expand d state",
+            "L expand d state",
+        ),
+        MixerEntry(
+            "big_bird",
+            "gatework.layers.attention_sparse:BigBird",
+            "causal attention to a window, a few first tokens and random blocks",
+            "arXiv:2007.14062 section 2",
+            "2 L d kv_heads/heads",
+            "L block d",
+        ),
+        MixerEntry(
+            "nsa",
+            "gatework.layers.native_sparse_attention:NativeSparseAttention",
+            "attention to compressed blocks, to the best of them in full, and to a window",
+            "arXiv:2502.11089",
+            "2 (L + L/block) d kv_heads/heads",
+            "L (L/block + top block + window) d",
+        ),
+        MixerEntry(
+            "sigmoid_lookups",
+            "gatework.layers.lookups:SigmoidLookups",
+            "attention at the positions that a learned sigmoid selects",
+            "arXiv:2312.04927 section 5",
+            "2 L d + L",
+            "L^2 d in training, then lookups L d",
+        ),
+        MixerEntry(
+            "random_lookups",
+            "gatework.layers.lookups:RandomLookups",
+            "attention at positions drawn at random",
+            "arXiv:2312.04927 section 5",
+            "2 L d",
+            "lookups L d",
+        ),
+        MixerEntry(
+            "programmatic_lookups",
+            "gatework.layers.lookups:ProgrammaticLookups",
+            "attention at tokens that have occurred before",
+            "arXiv:2312.04927 section 5",
+            "2 L d + L",
+            "lookups L d",
+        ),
+        MixerEntry(
+            "linear_attention",
+            "gatework.layers.linear_attention:LinearAttention",
+            "linear attention with a choice of feature maps",
+            "arXiv:2006.16236",
+            "heads f (d_v + 1)",
+            "L f d",
+        ),
+        MixerEntry(
+            "retention",
+            "gatework.layers.retention:Retention",
+            "linear attention with one fixed decay per head (RetNet)",
+            "arXiv:2307.08621 section 2",
+            "heads d_k d_v",
+            "L d_k d_v heads",
+        ),
+        MixerEntry(
+            "delta_net",
+            "gatework.layers.delta_net:DeltaNet",
+            "a matrix state that replaces what it holds for a key instead of adding to it",
+            "arXiv:2406.06484",
+            "heads d_k d_v",
+            "L d_k d_v heads",
+        ),
+        MixerEntry(
+            "gated_delta_net",
+            "gatework.layers.delta_net:GatedDeltaNet",
+            "the delta rule with an input-dependent decay per head",
+            "arXiv:2412.06464",
+            "heads d_k d_v",
+            "L d_k d_v heads",
+        ),
+        MixerEntry(
+            "rwkv4",
+            "gatework.layers.rwkv4:RWKV4",
+            "exponentially weighted means of values, one decay per channel",
+            "arXiv:2305.13048",
+            "3 d",
+            "L d",
+        ),
+        MixerEntry(
+            "rwkv5",
+            "gatework.layers.rwkv5:RWKV5",
+            "matrix states that decay per channel, with a bonus for the present token",
+            "arXiv:2404.05892",
+            "d head_dim + d",
+            "L d head_dim",
+        ),
+        MixerEntry(
+            "rwkv7",
+            "gatework.layers.rwkv7:RWKV7",
+            "a generalised delta rule with decay and in-context learning rate per channel",
+            "arXiv:2503.14456",
+            "d head_dim + d",
+            "L d head_dim",
+        ),
+        MixerEntry(
+            "mamba",
+            "gatework.layers.mamba:Mamba",
+            "selective state-space model: input-dependent steps of a diagonal system",
+            "arXiv:2312.00752",
+            "expand d (state + taps)",
+            "L expand d state",
+        ),
+        MixerEntry(
+            "ttt_linear",
+            "gatework.layers.ttt:TTTLinear",
+            "a linear model per head, trained on the sequence while reading it",
+            "arXiv:2407.04620",
+            "heads (dh^2 + dh) + (L mod batch)(2 d + heads)",
+            "L (dh + batch) d",
+        ),
+        MixerEntry(
+            "ttt_mlp",
+            "gatework.layers.ttt:TTTMLP",
+            "a two-layer network per head, trained on the sequence while reading it",
+            "arXiv:2407.04620",
+            "heads (8 dh^2 + 5 dh) + (L mod batch)(2 d + heads)",
+            "L (8 dh + batch) d",
         ),
     )
 }
@@ -174,7 +319,13 @@ def mixer_options(name: str) -> set[str]:
 
 
 def register_mixer(
-    name: str, target: str | Callable[..., Mixer], *, summary: str = "", source: str = ""
+    name: str,
+    target: str | Callable[..., Mixer],
+    *,
+    summary: str = "",
+    source: str = "",
+    state: str = "",
+    cost: str = "",
 ) -> None:
     """Add a mixer of your own, so that models and studies can name it.
 
@@ -183,13 +334,15 @@ def register_mixer(
         target: A :class:`~gatework.layers.mixer.Mixer` subclass, or ``"module:Class"`` to import it later.
         summary: One line for listings.
         source: Where the definition comes from.
+        state: A formula of the number of elements that decoding carries.
+        cost: A formula of how the time of a whole sequence grows.
 
     Raises:
         ValueError: If the name is taken.
     """
     if name in _MIXERS:
         raise ValueError(f"mixer {name!r} is already registered as {_MIXERS[name].target!r}")
-    _MIXERS[name] = MixerEntry(name, target, summary, source)
+    _MIXERS[name] = MixerEntry(name, target, summary, source, state, cost)
 
 
 def load_plugins(modules: Sequence[str]) -> None:

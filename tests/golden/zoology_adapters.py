@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import gatework
 from gatework.data import counting
 from gatework.data.continuous_recall import ContinuousConfig, make_continuous
 from gatework.data.mqar import MQARConfig, make_mqar
@@ -17,22 +15,14 @@ from gatework.data.mqar_statistics import mqar_statistics
 from gatework.data.recall_mixture import RecallMixture, make_mixture, make_recall
 from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
+from tests.golden import zoology_matrix_states as matrix_states
+from tests.golden import zoology_selections as selections
+from tests.golden import zoology_state_spaces as state_spaces
 from tests.golden.case import Adapter, Case
+from tests.golden.zoology_names import Options, Translate, mixer_adapter, renamed
 
-Options = Mapping[str, Any]
-
-#: Arguments of the official classes that change no number: they are accepted and dropped.
-WITHOUT_EFFECT = {"layer_idx", "dropout", "attention_dropout", "name"}
 #: Arguments of the official generators that belong to the call, not to the setting.
 WITHOUT_NUMBERS = {"name", "seed", "_torch_seed", "include_slices"}
-
-
-def renamed(options: Options, names: Mapping[str, str], ignored: set[str] | None = None) -> dict[str, Any]:
-    """Our names for the given official options; one that is neither named nor ignored is a mistake."""
-    ignored = WITHOUT_EFFECT | (ignored or set())
-    unknown = options.keys() - names.keys() - ignored
-    assert not unknown, f"adapter does not know the official options {sorted(unknown)}"
-    return {names[name]: value for name, value in options.items() if name in names}
 
 
 def mha(o: Options) -> tuple[str, dict[str, Any]]:
@@ -120,17 +110,6 @@ def h3(o: Options) -> tuple[str, dict[str, Any]]:
     return "h3", {**options, **kernel}
 
 
-def based(o: Options) -> tuple[str, dict[str, Any]]:
-    options = {"num_heads": 12, "num_key_value_heads": 12, **o}
-    assert options["num_heads"] == options["num_key_value_heads"], "others do not run in the official code"
-    assert options.get("feature_name", "taylor_exp") == "taylor_exp", "no other feature map is here yet"
-    names = {"num_heads": "num_heads", "feature_dim": "feature_dim", "causal": "is_causal", "eps": "eps"}
-    ignored = {"l_max", "num_key_value_heads", "feature_name", "feature_kwargs", "rope_theta", "apply_rotary"}
-    if options.pop("train_view", "linear") == "quadratic":
-        options["causal"] = True  # that view is causal whatever the flag says
-    return "based", renamed(options, names, ignored)
-
-
 def gla(o: Options) -> tuple[str, dict[str, Any]]:
     options = {"num_heads": 4, "gate_fn": "swish", "use_output_gate": True, "conv_size": 4, **o}
     if not options.pop("use_short_conv", False):
@@ -178,7 +157,10 @@ def mamba2(o: Options) -> tuple[str, dict[str, Any]]:
 
 
 #: Official classes of mixers by name: what makes our name and options of theirs.
-MIXERS: dict[str, Callable[[Options], tuple[str, dict[str, Any]]]] = {
+MIXERS: dict[str, Translate] = {
+    **matrix_states.MIXERS,
+    **state_spaces.MIXERS,
+    **selections.MIXERS,
     "MHA": mha,
     "SlidingAttn": sliding_attn,
     "BaseConv": base_conv,
@@ -186,19 +168,9 @@ MIXERS: dict[str, Callable[[Options], tuple[str, dict[str, Any]]]] = {
     "ImplicitLongConvolution": implicit_long_conv,
     "Hyena": hyena,
     "H3": h3,
-    "Based": based,
     "GatedLinearAttention": gla,
     "Mamba2": mamba2,
 }
-
-
-def mixer_adapter(translate: Callable[[Options], tuple[str, dict[str, Any]]]) -> Adapter:
-    def adapter(case: Case) -> dict[str, Tensor]:
-        name, options = translate({key: value for key, value in case.kwargs.items() if key != "d_model"})
-        mixer = case.load(gatework.create_mixer(name, case.kwargs["d_model"], **options))
-        return {"y": mixer(case.inputs["x"])}
-
-    return adapter
 
 
 def layer_specs(config: Options, num_layers: int) -> list[dict[str, Any]]:
@@ -350,6 +322,9 @@ def task_variants(case: Case) -> dict[str, Tensor]:
 
 ADAPTERS: dict[str, Adapter] = {
     **{f"zoology/{name}": mixer_adapter(translate) for name, translate in MIXERS.items()},
+    **matrix_states.ADAPTERS,
+    **state_spaces.ADAPTERS,
+    **selections.ADAPTERS,
     "zoology/LanguageModel": language_model,
     "zoology/MQARData": mqar_data,
     "zoology/MQARStatistics": mqar_statistics_of,

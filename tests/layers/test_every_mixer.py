@@ -40,6 +40,54 @@ OPTIONS = {
         {"state_dim": 4, "head_dim": 4, "num_groups": 2, "skip_per_channel": True, "norm_before_gate": True},
         {"state_dim": 4, "head_dim": 8, "ssm_dim": 16, "norm": False, "bias": True, "dt_limit": (0.01, 0.1)},
     ],
+    "big_bird": [
+        {"block_size": 4},
+        {"block_size": 2, "num_random": 2, "num_heads": 4, "num_kv_heads": 2, "rope": True},
+    ],
+    "nsa": [
+        {"block_size": 4, "num_selected_blocks": 2, "window_size": 5},
+        {"num_heads": 4, "num_kv_heads": 2, "block_size": 3, "heads_share_blocks": False, "num_memory": 2},
+        {"num_heads": 4, "num_kv_heads": 1, "block_size": 8, "num_selected_blocks": 0, "norm": False},
+    ],
+    "sigmoid_lookups": [{}, {"num_heads": 4, "num_lookups": 3, "qkv_bias": False}],
+    "random_lookups": [{}, {"num_heads": 2, "share": 0.4, "seed": 3}, {"num_lookups": 4}],
+    "programmatic_lookups": [{}, {"num_heads": 2, "order": 2}],
+    "ttt_linear": [
+        {"num_heads": 2},
+        {"num_heads": 4, "mini_batch_size": 5, "gate": True, "share_qk": True, "conv_size": 3},
+    ],
+    "ttt_mlp": [
+        {"num_heads": 2},
+        {"num_heads": 1, "mini_batch_size": 4, "base_rate": 0.5, "share_qk": True},
+    ],
+    "linear_attention": [
+        {"feature_dim": 3},
+        {"feature_dim": 4, "num_heads": 2, "feature_map": "cosformer", "max_length": 50},
+        {"feature_dim": 8, "feature_map": "all_poly", "num_features": 5, "normalize": False},
+        {"feature_dim": 4, "feature_map": "performer", "num_features": 10},
+    ],
+    "retention": [{"num_heads": 2}, {"num_heads": 4, "expand_k": 0.5, "expand_v": 1.0, "norm_affine": False}],
+    "delta_net": [
+        {"num_heads": 2},
+        {"num_heads": 4, "expand_k": 0.5, "expand_v": 2.0, "conv_size": 0, "output_gate": True},
+        {"qk_activation": "elu", "qk_norm": "sum", "allow_neg_eigval": True, "conv_size": 3},
+        {"num_heads": 2, "qk_activation": "relu", "use_beta": False, "conv_size": 2},
+    ],
+    "gated_delta_net": [
+        {"num_heads": 2},
+        {"head_dim": 6, "expand_v": 1.5, "output_gate": False, "conv_size": 0},
+    ],
+    "mamba": [
+        {"state_dim": 4},
+        {"state_dim": 3, "conv_size": 2, "expand": 3, "dt_rank": 5, "conv_bias": False, "bias": True},
+        {"state_dim": 1, "conv_size": 1, "expand": 1, "dt_init": "constant", "dt_scale": 0.5},
+    ],
+    "rwkv4": [{}, {"layer_index": 3, "num_layers": 4}],
+    "rwkv5": [{"num_heads": 2}, {"head_dim": 4, "layer_index": 3, "num_layers": 4}],
+    "rwkv7": [
+        {"num_heads": 2, "decay_rank": 4, "rate_rank": 4, "gate_rank": 4},
+        {"head_dim": 4, "norm_affine": False},
+    ],
 }  # fmt: skip
 CASES = [
     pytest.param(name, options, id=f"{name}-{index}")
@@ -84,7 +132,7 @@ def test_the_state_is_as_large_as_it_says(name, options):
     state = mixer.initial_state(2)
     for length in range(9):
         assert sum(tensor[0].numel() for tensor in state.values()) == mixer.state_size(length)
-        _, state = mixer.step(torch.randn(2, DIM, dtype=torch.float64), state)
+        _, state = streaming.step(mixer, torch.randn(2, DIM, dtype=torch.float64), state, at=length)
 
 
 @every_case
@@ -110,18 +158,76 @@ def test_one_graph(name, options):
     streaming.check_compiles(gatework.create_mixer(name, DIM, **options))
 
 
+class OneStep(torch.nn.Module):
+    """A decoding step as a module of its own."""
+
+    def __init__(self, mixer):
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, x, state, told):
+        return self.mixer.step(x, state, **told)
+
+
+def dynamic_batch(inputs):
+    """The first axis of every tensor may have any size."""
+    return torch.utils._pytree.tree_map(lambda tensor: {0: torch.export.Dim.DYNAMIC}, inputs)
+
+
+@pytest.mark.compile
+@first_options
+def test_the_whole_sequence_is_exported(name, options):
+    mixer = make(name, options).eval()
+    inputs = (torch.randn(3, 21, DIM, dtype=torch.float64),)
+    told = streaming.reads(mixer, 3, 0, 21)
+    program = torch.export.export(
+        mixer,
+        inputs,
+        told,
+        dynamic_shapes=(*dynamic_batch(inputs), *dynamic_batch(told).values()),
+        strict=False,
+    )
+    x = torch.randn(2, 21, DIM, dtype=torch.float64)
+    y = program.module()(x, **streaming.reads(mixer, 2, 0, 21))
+    torch.testing.assert_close(y, streaming.call(mixer, x))
+
+
+@pytest.mark.compile
+@torch.no_grad()
+@first_options
+def test_a_step_is_exported(name, options):
+    """For any number of sequences, and any number of tokens read where the state grows with these."""
+    mixer = make(name, options).eval()
+    cases = []
+    for batch, length in ((3, 9), (2, 12)):
+        _, state = streaming.prefill(mixer, torch.randn(batch, length, DIM, dtype=torch.float64))
+        told = {key: ids.squeeze(1) for key, ids in streaming.reads(mixer, batch, length, length + 1).items()}
+        cases.append((torch.randn(batch, DIM, dtype=torch.float64), state, told))
+    dynamic = torch.utils._pytree.tree_map(
+        lambda *pair: {
+            axis: torch.export.Dim.DYNAMIC
+            for axis, (size, other) in enumerate(zip(*(tensor.shape for tensor in pair), strict=True))
+            if size != other
+        },
+        *cases,
+    )
+    program = torch.export.export(OneStep(mixer), cases[0], dynamic_shapes=dynamic, strict=False).module()
+    for case in cases:
+        torch.testing.assert_close(program(*case), OneStep(mixer)(*case))
+
+
 @every_case
 def test_weights_round_trip(name, options):
     mixer, other = make(name, options), make(name, options)
     gatework.load_checkpoint(other, copy.deepcopy(mixer.state_dict()))
     x = torch.randn(2, 7, DIM, dtype=torch.float64)
-    torch.testing.assert_close(other(x), mixer(x), rtol=0, atol=0)
+    torch.testing.assert_close(streaming.call(other, x), streaming.call(mixer, x), rtol=0, atol=0)
 
 
 @every_case
 def test_every_parameter_learns(name, options):
     mixer = make(name, options)
-    mixer(torch.randn(2, 12, DIM, dtype=torch.float64)).square().sum().backward()
+    streaming.call(mixer, torch.randn(2, 12, DIM, dtype=torch.float64)).square().sum().backward()
     silent = [key for key, parameter in mixer.named_parameters() if parameter.grad is None]
     assert not silent
 

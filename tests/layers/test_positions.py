@@ -34,6 +34,13 @@ def test_products_depend_on_distances_only():
     assert not torch.allclose(near, rotary_embedding(q, start=1) @ rotary_embedding(k).mT)
 
 
+def test_sequences_may_start_at_positions_of_their_own():
+    x, starts = torch.randn(3, 2, 5, 4, dtype=DOUBLE), [0, 7, 900]
+    y = rotary_embedding(x, start=torch.tensor(starts))
+    for row, start in enumerate(starts):
+        torch.testing.assert_close(y[row : row + 1], rotary_embedding(x[row : row + 1], start=start))
+
+
 def test_half_precision_is_rotated_in_float32():
     x = torch.randn(1, 1, 40, 8, dtype=torch.bfloat16)
     y = rotary_embedding(x, start=2000)

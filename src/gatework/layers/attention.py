@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gatework.layers.mixer import Mixer, State, check_divisible
+from gatework.layers.mixer import Mixer, State, StateTensor, check_divisible
 from gatework.layers.positions import rotary_embedding
 from gatework.masks import Causal, Mask, SlidingWindow
 from gatework.ops.attention import attention
@@ -79,19 +79,16 @@ class MultiHeadAttention(Mixer):
         """Mix a whole sequence."""
         return self._attend(*self._project(x))
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return the state before the first token: no keys and no values."""
-        shape = (batch_size, self.num_kv_heads, 0, self.head_dim)
-        return {name: self._new_zeros(*shape, device=device, dtype=dtype) for name in ("keys", "values")}
+    def state_layout(self) -> dict[str, StateTensor]:
+        """``{"keys", "values"}`` of the tokens that later ones may attend to."""
+        cached = StateTensor((self.num_kv_heads, None, self.head_dim))
+        return {"keys": cached, "values": cached}
 
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Read a stretch of tokens in parallel; the state keeps its dtype."""
-        if state is None:
-            state = self.initial_state(x.shape[0], device=x.device)
+        state = self._after(state, x)
         q, k, v = self._project(x)
         keys = torch.cat([state["keys"], k.to(state["keys"].dtype)], 2)
         values = torch.cat([state["values"], v.to(state["values"].dtype)], 2)
@@ -102,6 +99,11 @@ class MultiHeadAttention(Mixer):
     def state_size(self, length: int) -> int:
         """Return the elements of the cached keys and values after ``length`` tokens."""
         return 2 * self.num_kv_heads * self.head_dim * self._cached(length)
+
+    def published_state_size(self, length: int) -> int:
+        """Keys and values of every token, or of a whole window whatever has been read."""
+        tokens = length if self.max_cached is None else self.max_cached
+        return 2 * self.num_kv_heads * self.head_dim * tokens
 
     def _cached(self, length: int) -> int:
         return length if self.max_cached is None else min(length, self.max_cached)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gatework.layers.mixer import Mixer, State, check_divisible
+from gatework.layers.mixer import Mixer, State, StateTensor, check_divisible
 from gatework.ops.taylor_attention import (
     taylor_attention,
     taylor_attention_prefill,
@@ -57,28 +56,28 @@ class Based(Mixer):
         mixed: Tensor = self.proj_o(y.transpose(1, 2).flatten(2))
         return mixed
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return ``{"sums"}``: no features seen yet. At least float32, since it is summed over all tokens."""
+    def state_layout(self) -> dict[str, StateTensor]:
+        """``{"sums"}``: features of keys times values, and summed, over all tokens."""
         if not self.is_causal:
             raise ValueError("is_causal=False: a bidirectional mixer cannot decode token by token")
-        dtype = torch.promote_types(dtype or self.proj_q.weight.dtype, torch.float32)
         features = taylor_feature_count(self.feature_dim)
-        shape = (batch_size, self.num_heads, features, self.head_dim + 1)
-        return {"sums": self._new_zeros(*shape, device=device, dtype=dtype)}
+        return {"sums": StateTensor((self.num_heads, features, self.head_dim + 1), "wide")}
 
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Read a stretch of tokens in parallel."""
-        state = self.initial_state(x.shape[0]) if state is None else state
+        state = self._after(state, x)
         y, sums = taylor_attention_prefill(*self._project(x), state["sums"], eps=self.eps)
         return self.proj_o(y.transpose(1, 2).flatten(2)), {"sums": sums}
 
     def state_size(self, length: int) -> int:
         """``(dim + num_heads) * (1 + f + f(f+1)/2)`` elements, whatever the length."""
         return (self.dim + self.num_heads) * taylor_feature_count(self.feature_dim)
+
+    def published_state_size(self, length: int) -> int:
+        """Zoology's count is that of the symmetric features, which is what is carried here."""
+        return self.state_size(length)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k = (

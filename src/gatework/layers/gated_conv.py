@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatework.layers.mixer import Mixer, State
+from gatework.layers.filter_cache import FilterCache
+from gatework.layers.mixer import Mixer, State, StateTensor
 from gatework.layers.short_conv import ShortConvolution
 from gatework.ops.long_conv import causal_conv, causal_conv_tail
 
@@ -68,26 +69,27 @@ class _LongFilterMixer(Mixer):
         """Mix a whole sequence."""
         return causal_conv(x, self.taps(x.shape[1])) + x
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return an empty history."""
-        return {"history": self._new_zeros(batch_size, 0, self.dim, device=device, dtype=dtype)}
+    def state_layout(self) -> dict[str, StateTensor]:
+        """``{"history"}``: the inputs still in the filter's reach."""
+        return {"history": StateTensor((None, self.dim))}
 
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Read a stretch of tokens after ``state`` (or from the start); return outputs and new state."""
-        if state is None:
-            state = self.initial_state(x.shape[0], device=x.device, dtype=x.dtype)
+        state = self._after(state, x)
         window = torch.cat([state["history"], x], 1)
         y = causal_conv_tail(window, self.taps(window.shape[1]), x.shape[1])
         expired = max(0, window.shape[1] - (self.max_length - 1))
-        return y.to(x.dtype) + x, {"history": window[:, expired:].clone()}
+        return y.to(x.dtype) + x, {"history": window[:, expired:].to(state["history"].dtype, copy=True)}
 
     def state_size(self, length: int) -> int:
         """Return the size of the inputs still in the filter's reach: at most ``max_length - 1`` tokens."""
         return min(length, self.max_length - 1) * self.dim
+
+    def published_state_size(self, length: int) -> int:
+        """All inputs, as Zoology counts."""
+        return length * self.dim
 
 
 class LongConvolution(_LongFilterMixer):
@@ -138,10 +140,19 @@ class ImplicitLongConvolution(_LongFilterMixer):
             raise ValueError(f"hidden_dim must be at least 1, got {hidden_dim}")
         self.register_buffer("positions", filter_positions(max_length, emb_dim))
         self.mlp = nn.Sequential(nn.Linear(emb_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim))
+        self.filter_cache = FilterCache()
 
     def taps(self, length: int) -> Float[Tensor, "channels taps"]:
-        """Compute the first ``length`` taps (at least one), in the precision of the parameters."""
-        positions = self.positions[0, : max(length, 1)]
+        """Return the first ``length`` taps (at least one), in the precision of the parameters."""
+        return self.filter_cache.taps(
+            min(max(length, 1), self.max_length),
+            self._compute_taps,
+            sources=[self.positions, *self.mlp.parameters()],
+            max_length=self.max_length,
+        )
+
+    def _compute_taps(self, count: int) -> Tensor:
+        positions = self.positions[0, :count]
         with torch.autocast(positions.device.type, enabled=False):
             taps: Tensor = self.mlp(positions)
         return taps.T
@@ -196,18 +207,17 @@ class BaseConv(Mixer):
         """Mix a whole sequence."""
         return self._gate(self.conv(x), x)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return the state of the convolution before the first token."""
+    def state_layout(self) -> dict[str, StateTensor]:
+        """``{"conv"}``, the last inputs of a short convolution, or the ``{"history"}`` of a long one."""
         if isinstance(self.conv, ShortConvolution):
-            return {"conv": self.conv.initial_state(batch_size, device=device, dtype=dtype)}
-        return self.conv.initial_state(batch_size, device=device, dtype=dtype)
+            return {"conv": StateTensor((self.conv.kernel_size - 1, self.dim))}
+        return self.conv.state_layout()
 
     def step(
         self, x: Float[Tensor, "batch channels"], state: State
     ) -> tuple[Float[Tensor, "batch channels"], State]:
         """Mix the next token."""
+        state = self._after(state, x)
         if isinstance(self.conv, ShortConvolution):
             mixed, tail = self.conv.step(x, state["conv"])
             return self._gate(mixed, x), {"conv": tail}
@@ -218,8 +228,9 @@ class BaseConv(Mixer):
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Read a stretch of tokens after ``state`` (or from the start); return outputs and new state."""
+        state = self._after(state, x)
         if isinstance(self.conv, ShortConvolution):
-            mixed, tail = self.conv.prefill(x, None if state is None else state["conv"])
+            mixed, tail = self.conv.prefill(x, state["conv"])
             return self._gate(mixed, x), {"conv": tail}
         mixed, state = self.conv.prefill(x, state)
         return self._gate(mixed, x), state
@@ -229,6 +240,12 @@ class BaseConv(Mixer):
         if isinstance(self.conv, ShortConvolution):
             return self.conv.state_size
         return self.conv.state_size(length)
+
+    def published_state_size(self, length: int) -> int:
+        """As many inputs as a short convolution has taps, or all of them, as Zoology counts."""
+        if isinstance(self.conv, ShortConvolution):
+            return self.conv.kernel_size * self.dim
+        return self.conv.published_state_size(length)
 
     def _gate(self, mixed: Tensor, x: Tensor) -> Tensor:
         gate: Tensor = self.projection(x)

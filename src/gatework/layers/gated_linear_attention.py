@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatework.layers.mixer import Mixer, State, check_divisible
+from gatework.layers.mixer import Mixer, State, StateTensor, check_divisible
 from gatework.layers.norm import GroupRMSNorm
 from gatework.layers.short_conv import ShortConvolution
 from gatework.ops.linear_recurrence import gated_linear_attention, gated_linear_attention_step
@@ -118,27 +118,17 @@ class GatedLinearAttention(Mixer):
         y, _ = gated_linear_attention(*self._heads(q, k, v), self._log_decay(x))
         return self._output(y, x)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return ``{"memory"}`` (at least float32) and, with short convolutions, their last inputs."""
-        dtype = dtype or self.q_proj.weight.dtype
-        memory_shape = (batch_size, self.num_heads, self.head_key_dim, self.head_value_dim)
-        state = {
-            "memory": self._new_zeros(
-                *memory_shape, device=device, dtype=torch.promote_types(dtype, torch.float32)
-            )
-        }
-        for name, conv in self._convs().items():
-            state[name] = self._new_zeros(
-                batch_size, self.conv_size - 1, conv.dim, device=device, dtype=dtype
-            )
-        return state
+    def state_layout(self) -> dict[str, StateTensor]:
+        """``{"memory"}`` and, with short convolutions, their last inputs."""
+        memory = StateTensor((self.num_heads, self.head_key_dim, self.head_value_dim), "wide")
+        inputs = {name: StateTensor((self.conv_size - 1, conv.dim)) for name, conv in self._convs().items()}
+        return {"memory": memory, **inputs}
 
     def step(
         self, x: Float[Tensor, "batch channels"], state: State
     ) -> tuple[Float[Tensor, "batch channels"], State]:
         """Mix the next token."""
+        state = self._after(state, x)
         projected, new_state = {"q": self.q_proj(x), "k": self.k_proj(x), "v": self.v_proj(x)}, {}
         for name, conv in self._convs().items():
             projected[name[0]], new_state[name] = conv.step(projected[name[0]], state[name])
@@ -152,7 +142,7 @@ class GatedLinearAttention(Mixer):
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Read a stretch of tokens in parallel."""
-        state = self.initial_state(x.shape[0]) if state is None else state
+        state = self._after(state, x)
         projected, new_state = {"q": self.q_proj(x), "k": self.k_proj(x), "v": self.v_proj(x)}, {}
         for name, conv in self._convs().items():
             projected[name[0]], new_state[name] = conv.prefill(projected[name[0]], state[name])
@@ -165,6 +155,11 @@ class GatedLinearAttention(Mixer):
         """``num_heads * d_k * d_v`` elements and the short convolutions' inputs, whatever the length."""
         memory = self.num_heads * self.head_key_dim * self.head_value_dim
         return memory + sum(conv.state_size for conv in self._convs().values())
+
+    def published_state_size(self, length: int) -> int:
+        """Zoology's count: ``num_heads * d_k * d_v``, and all taps of the short convolutions."""
+        memory = self.num_heads * self.head_key_dim * self.head_value_dim
+        return memory + sum(conv.kernel_size * conv.dim for conv in self._convs().values())
 
     def _convs(self) -> dict[str, ShortConvolution]:
         if not self.conv_size:

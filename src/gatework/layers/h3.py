@@ -15,7 +15,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from gatework.layers.gated_conv import check_max_length
-from gatework.layers.mixer import Mixer, State, check_divisible
+from gatework.layers.mixer import Mixer, State, StateTensor, check_divisible
 from gatework.ops.diagonal_ssm import (
     diagonal_ssm,
     diagonal_ssm_kernel,
@@ -183,31 +183,32 @@ class H3(Mixer):
         y = causal_conv(kv, diagonal_ssm_kernel(*self.diagonal.discrete(), max(length, 1)))
         return self._read(y, kv, self.q_proj(x))
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return an empty history of keys and resting modes (real and imaginary parts last)."""
-        modes = (batch_size, self.head_dim, self.head_dim, *self.diagonal.C.shape[1:])
-        state = {
-            "keys": self._new_zeros(batch_size, 0, self.dim, device=device, dtype=dtype),
-            "modes": self._new_zeros(*modes, device=device, dtype=dtype),
+    def state_layout(self) -> dict[str, StateTensor]:
+        """``{"keys", "modes"}``: keys in the shift's reach, and modes (real and imaginary parts last).
+
+        With ``max_length`` also the ``"position"``, the number of tokens read.
+        """
+        layout = {
+            "keys": StateTensor((None, self.dim)),
+            "modes": StateTensor((self.head_dim, self.head_dim, *self.diagonal.C.shape[1:]), "wide"),
         }
         if self.max_length is not None:
-            state["position"] = self._new_zeros(batch_size, device=device, dtype=torch.int64)
-        return state
+            layout["position"] = StateTensor((), "integer")
+        return layout
 
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Read a stretch of tokens after ``state`` (or from the start); return outputs and new state."""
-        keys, modes = (None, None) if state is None else (state["keys"], state["modes"])
+        state = self._after(state, x)
         new_state = self._advance(x, state)
         k = self.k_proj(x)
-        window = k if keys is None else torch.cat([keys, k], 1)
+        window = torch.cat([state["keys"], k], 1)
         k = causal_conv_tail(window, self._shift_taps(), x.shape[1]).to(k.dtype) + self.shift.D * k
         kv = self._outer(k, self.v_proj(x))
-        y, new_state["modes"] = self._recur(kv, modes)
-        new_state["keys"] = window[:, max(0, window.shape[1] - (self.shift_reach - 1)) :].clone()
+        y, new_state["modes"] = self._recur(kv, state["modes"])
+        expired = max(0, window.shape[1] - (self.shift_reach - 1))
+        new_state["keys"] = window[:, expired:].to(state["keys"].dtype, copy=True)
         return self._read(y, kv, self.q_proj(x)), new_state
 
     def state_size(self, length: int) -> int:
@@ -215,6 +216,10 @@ class H3(Mixer):
         position = 0 if self.max_length is None else 1
         modes = self.head_dim**2 * self.diagonal.C.numel()
         return min(length, self.shift_reach - 1) * self.dim + modes + position
+
+    def published_state_size(self, length: int) -> int:
+        """``dim * state_dim``, as Zoology counts, whatever the width of heads."""
+        return self.dim * self.shift.B.shape[1]
 
     def _shift_taps(self) -> Tensor:
         return self.shift.taps()[:, : self.shift_reach]
@@ -227,19 +232,17 @@ class H3(Mixer):
         """Multiply each key channel of a head with each value channel; the products join the batch axis."""
         return (self._heads(k).unsqueeze(2) * self._heads(v).unsqueeze(1)).flatten(0, 2)
 
-    def _recur(self, kv: Tensor, modes: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _recur(self, kv: Tensor, modes: Tensor) -> tuple[Tensor, Tensor]:
         """Run the diagonal model over a stretch; ``modes`` are pairs of reals."""
         batch = kv.shape[0] // self.head_dim**2
-        start, dtype = None, self.diagonal.C.dtype
-        if modes is not None:
-            start, dtype = torch.view_as_complex(_at_least_float32(modes)).flatten(0, 2), modes.dtype
-        if start is not None and kv.shape[1] == 1:
+        start = torch.view_as_complex(_at_least_float32(modes)).flatten(0, 2)
+        if kv.shape[1] == 1:
             token, end = diagonal_ssm_step(kv[:, 0], *self.diagonal.discrete(), start)
             y = token.unsqueeze(1)
         else:
             y, end = diagonal_ssm(kv, *self.diagonal.discrete(), start)
         shape = (batch, self.head_dim, self.head_dim, *self.diagonal.C.shape[1:])
-        return y, torch.view_as_real(end).reshape(shape).to(dtype)
+        return y, torch.view_as_real(end).reshape(shape).to(modes.dtype)
 
     def _read(self, y: Tensor, kv: Tensor, q: Tensor) -> Tensor:
         """Contract each head's products with its query, add the present, and project."""
@@ -249,12 +252,11 @@ class H3(Mixer):
         projected: Tensor = self.output_linear(mixed.transpose(1, 2).flatten(2).to(q.dtype))
         return projected
 
-    def _advance(self, x: Tensor, state: State | None) -> State:
+    def _advance(self, x: Tensor, state: State) -> State:
         """Count the tokens where ``max_length`` limits them."""
         if self.max_length is None:
             return {}
-        before = x.new_zeros(x.shape[0], dtype=torch.int64) if state is None else state["position"]
-        position = before + x.shape[1]
+        position = state["position"] + x.shape[1]
         if (position > self.max_length).any():
             raise ValueError(
                 f"H3 with max_length={self.max_length} cuts its filters there and streams no further, "

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gatework.layers.filter_cache import FilterCache
 from gatework.layers.gated_conv import filter_positions
-from gatework.layers.mixer import Mixer, State
+from gatework.layers.mixer import Mixer, State, StateTensor
 from gatework.layers.short_conv import ShortConvolution
 from gatework.ops.long_conv import causal_conv, causal_conv_tail
 
@@ -105,10 +106,24 @@ class Hyena(Mixer):
         self.freq = (
             None if linear_filter else nn.Parameter(torch.full((1, filter_order), float(sine_frequency)))
         )
+        self.filter_cache = FilterCache()
 
     def taps(self, length: int) -> Float[Tensor, "channels taps"]:
-        """Compute the first ``length`` taps (at least one), in the precision of the parameters."""
-        count = max(length, 1)
+        """Return the first ``length`` taps (at least one), in the precision of the parameters."""
+        return self.filter_cache.taps(
+            min(max(length, 1), self.max_length),
+            self._compute_taps,
+            sources=[
+                self.positions,
+                self.times,
+                self.deltas,
+                *self.filter_layers.parameters(),
+                *([] if self.freq is None else [self.freq]),
+            ],
+            max_length=self.max_length,
+        )
+
+    def _compute_taps(self, count: int) -> Tensor:
         positions, times = self.positions[0, :count], self.times[0, :count]
         with torch.autocast(positions.device.type, enabled=False):
             h: Tensor = self.filter_layers[0](positions)
@@ -128,28 +143,25 @@ class Hyena(Mixer):
         v = v * x1
         return self._project(causal_conv(v, self.taps(v.shape[1])), v, x2)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return the zeros the short convolution starts from, and an empty history for the long one."""
+    def state_layout(self) -> dict[str, StateTensor]:
+        """``{"short", "history"}``: last inputs of the short convolution, all inputs of the long one."""
         return {
-            "short": self.short_filter.initial_state(batch_size, device=device, dtype=dtype),
-            "history": self._new_zeros(batch_size, 0, self.dim, device=device, dtype=dtype),
+            "short": StateTensor((self.short_filter.kernel_size - 1, self.short_filter.dim)),
+            "history": StateTensor((None, self.dim)),
         }
 
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Read a stretch of tokens after ``state`` (or from the start); return outputs and new state."""
-        if state is None:
-            state = self.initial_state(x.shape[0], device=x.device, dtype=x.dtype)
+        state = self._after(state, x)
         self._check_length(state["history"].shape[1] + x.shape[1])
         mixed, short = self.short_filter.prefill(self.in_proj(x), state["short"])
         x1, x2, v = mixed.chunk(3, -1)
         v = v * x1
         window = torch.cat([state["history"], v], 1)
         y = causal_conv_tail(window, self.taps(window.shape[1]), v.shape[1]).to(v.dtype)
-        return self._project(y, v, x2), {"short": short, "history": window}
+        return self._project(y, v, x2), {"short": short, "history": window.to(state["history"].dtype)}
 
     def state_size(self, length: int) -> int:
         """Return the size of the short convolution's history and of all gated inputs so far.
@@ -159,6 +171,10 @@ class Hyena(Mixer):
         """
         self._check_length(length)
         return self.short_filter.state_size + length * self.dim
+
+    def published_state_size(self, length: int) -> int:
+        """All inputs of the long convolution, as Zoology counts."""
+        return length * self.dim
 
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' layout to ours; theirs lists the shared sine once per use.

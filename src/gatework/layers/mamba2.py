@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatework.layers.mixer import Mixer, State, check_divisible
+from gatework.layers.mixer import Mixer, State, StateTensor, check_divisible
 from gatework.layers.norm import GroupRMSNorm
 from gatework.layers.short_conv import ShortConvolution
 from gatework.ops.linear_recurrence import gated_linear_attention, gated_linear_attention_step
@@ -84,7 +84,7 @@ class Mamba2(Mixer):
         self._split = (self.mlp_dim, self.mlp_dim, self.ssm_dim, conv_dim, self.num_heads)
         self.in_proj = nn.Linear(dim, sum(self._split), bias=bias)
         self.conv1d = ShortConvolution(conv_dim, conv_size, bias=conv_bias, activation="silu")
-        self.dt_bias = nn.Parameter(_initial_dt_bias(self.num_heads, dt_min, dt_max, dt_floor))
+        self.dt_bias = nn.Parameter(initial_dt_bias(self.num_heads, dt_min, dt_max, dt_floor))
         self.A_log = nn.Parameter(torch.empty(self.num_heads).uniform_(*a_init_range).log())
         self.D = nn.Parameter(torch.ones(self.ssm_dim if skip_per_channel else self.num_heads))
         self.norm = GroupRMSNorm(self.ssm_dim, num_groups) if norm else None
@@ -97,24 +97,18 @@ class Mamba2(Mixer):
         y, _ = gated_linear_attention(c, b, v * dt[..., None], dt * self._a(dt.dtype), scale=1.0)
         return self._output(y, v, z, gate, value)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return ``{"memory", "conv"}``: the matrix state (at least float32), the last inputs of the conv."""
-        dtype = dtype or self.in_proj.weight.dtype
-        memory = (batch_size, self.num_heads, self.state_dim, self.head_dim)
-        conv = (batch_size, self.conv1d.kernel_size - 1, self.conv1d.dim)
+    def state_layout(self) -> dict[str, StateTensor]:
+        """``{"memory", "conv"}``: the matrix state, and the last inputs of the convolution."""
         return {
-            "memory": self._new_zeros(
-                *memory, device=device, dtype=torch.promote_types(dtype, torch.float32)
-            ),
-            "conv": self._new_zeros(*conv, device=device, dtype=dtype),
+            "memory": StateTensor((self.num_heads, self.state_dim, self.head_dim), "wide"),
+            "conv": StateTensor((self.conv1d.kernel_size - 1, self.conv1d.dim)),
         }
 
     def step(
         self, x: Float[Tensor, "batch channels"], state: State
     ) -> tuple[Float[Tensor, "batch channels"], State]:
         """Mix the next token."""
+        state = self._after(state, x)
         gate, value, z, xbc, dt = self.in_proj(x.unsqueeze(1)).split(self._split, -1)
         conv_out, conv = self.conv1d.step(xbc.squeeze(1), state["conv"])
         v, b, c, dt = self._heads(conv_out.unsqueeze(1), dt)
@@ -128,7 +122,7 @@ class Mamba2(Mixer):
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Read a stretch of tokens in parallel."""
-        state = self.initial_state(x.shape[0]) if state is None else state
+        state = self._after(state, x)
         gate, value, z, xbc, dt = self.in_proj(x).split(self._split, -1)
         conv_out, conv = self.conv1d.prefill(xbc, state["conv"])
         v, b, c, dt = self._heads(conv_out, dt)
@@ -140,6 +134,10 @@ class Mamba2(Mixer):
     def state_size(self, length: int) -> int:
         """``ssm_dim * state_dim`` elements and the short convolution's inputs, whatever the length."""
         return self.ssm_dim * self.state_dim + self.conv1d.state_size
+
+    def published_state_size(self, length: int) -> int:
+        """Zoology's count, ``2 * dim * state_dim``, whatever ``expand`` and the short convolution."""
+        return 2 * self.dim * self.state_dim
 
     def _a(self, dtype: torch.dtype) -> Tensor:
         return -self.A_log.to(dtype).exp()[:, None]
@@ -175,8 +173,8 @@ class Mamba2(Mixer):
         return mixed
 
 
-def _initial_dt_bias(num_heads: int, dt_min: float, dt_max: float, dt_floor: float) -> Tensor:
-    """Bias whose softplus is log-uniform between ``dt_min`` and ``dt_max``."""
+def initial_dt_bias(num_heads: int, dt_min: float, dt_max: float, dt_floor: float) -> Tensor:
+    """Draw biases whose softplus is log-uniform between ``dt_min`` and ``dt_max``, at least ``dt_floor``."""
     span = math.log(dt_max) - math.log(dt_min)
     dt = torch.exp(torch.rand(num_heads) * span + math.log(dt_min)).clamp_min(dt_floor)
     return dt + torch.log(-torch.expm1(-dt))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,22 +14,74 @@ from torch import Tensor, nn
 State = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class StateTensor:
+    """What one tensor of a :data:`State` looks like.
+
+    Attributes:
+        shape: Its shape without the batch axis; ``None`` for an axis that grows with the tokens read.
+        dtype: ``"same"`` as the parameters, ``"wide"`` for at least float32 (sums over many tokens),
+            ``"complex"`` for the complex counterpart of that, ``"integer"`` for token ids and counts.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: Literal["same", "wide", "complex", "integer"] = "same"
+
+    def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Zeros for ``batch_size`` sequences whose parameters have ``dtype``; growing axes are empty."""
+        wide = torch.promote_types(dtype, torch.float32)
+        kinds = {
+            "same": dtype,
+            "wide": wide,
+            "complex": torch.promote_types(wide, torch.complex64),
+            "integer": torch.int64,
+        }
+        shape = (batch_size, *(0 if size is None else size for size in self.shape))
+        return torch.zeros(shape, dtype=kinds[self.dtype], device=device)
+
+    def check(self, name: str, tensor: Tensor, batch_size: int) -> None:
+        """Refuse a tensor of another shape or kind of numbers.
+
+        Raises:
+            ValueError: The message names the tensor, its shape or dtype, and what was expected.
+        """
+        expected = (batch_size, *self.shape)
+        fits = tensor.ndim == len(expected) and all(
+            size is None or size == given for size, given in zip(expected, tensor.shape, strict=True)
+        )
+        if not fits:
+            sizes = ", ".join("any" if size is None else str(size) for size in expected)
+            raise ValueError(f"state[{name!r}] must have shape ({sizes}), got {tuple(tensor.shape)}")
+        kind = self.dtype if self.dtype in ("complex", "integer") else "floating"
+        if kind != _kind_of(tensor.dtype):
+            raise ValueError(f"state[{name!r}] must be of a {kind} dtype, got {tensor.dtype}")
+
+
+def _kind_of(dtype: torch.dtype) -> str:
+    if dtype.is_floating_point or dtype.is_complex:
+        return "complex" if dtype.is_complex else "floating"
+    return "boolean" if dtype == torch.bool else "integer"
+
+
 class Mixer(nn.Module):
     """A causal map from ``(batch, length, channels)`` to the same shape that mixes along ``length``.
 
     Subclasses take the number of channels first and options by keyword, and implement
 
     - :meth:`forward`: the whole sequence at once, as in training;
-    - :meth:`initial_state` and :meth:`prefill`: any stretch after a state, as in decoding, same result;
+    - :meth:`state_layout` and :meth:`prefill`: any stretch after a state, as in decoding, same result;
     - :meth:`state_size`: how many elements :meth:`step` carries after a number of tokens;
     - :meth:`step`, where one token can be had for less than a stretch of one.
 
     Attributes:
         dim: Number of channels.
         official_names: The authors' parameter names (theirs: ours) where they differ.
+        reads_tokens: Whether :meth:`forward`, :meth:`prefill` and :meth:`step` also take the token ids, as
+            the keyword ``tokens`` of shape ``(batch, length)`` (``(batch,)`` in a step).
     """
 
     official_names: ClassVar[Mapping[str, str]] = {}
+    reads_tokens: ClassVar[bool] = False
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -40,11 +93,18 @@ class Mixer(nn.Module):
         """Mix a whole sequence."""
         raise NotImplementedError
 
+    def state_layout(self) -> dict[str, StateTensor]:
+        """Describe the tensors of the state by name."""
+        raise NotImplementedError
+
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the state before the first token, in the dtype and on the device of the parameters."""
-        raise NotImplementedError
+        like = next(self.parameters())
+        device, dtype = device or like.device, dtype or like.dtype
+        layout = self.state_layout()
+        return {name: tensor.initial(batch_size, device, dtype) for name, tensor in layout.items()}
 
     def prefill(
         self, x: Float[Tensor, "batch length channels"], state: State | None = None
@@ -67,14 +127,35 @@ class Mixer(nn.Module):
         """Return the number of elements, per sequence, that ``step`` carries after ``length`` tokens."""
         raise NotImplementedError
 
+    def published_state_size(self, length: int) -> int | None:
+        """Return the state as the mixer's paper (or Zoology) counts it, in elements; ``None`` if it does not.
+
+        Published figures use these counts, which may differ from what decoding carries (:meth:`state_size`).
+        """
+        return None
+
+    def auxiliary_loss(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, ""] | None:
+        """Return what training adds to the loss for the input ``x``; most mixers add nothing."""
+        return None
+
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map a state dict in the authors' layout to ours; mixers override it where tensors change shape."""
         return {self.official_names.get(name, name): tensor for name, tensor in state_dict.items()}
 
-    def _new_zeros(self, *shape: int, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
-        """Zeros like the parameters, for :meth:`initial_state`."""
-        like = next(self.parameters())
-        return torch.zeros(shape, device=device or like.device, dtype=dtype or like.dtype)
+    def _after(self, state: State | None, x: Tensor) -> State:
+        """Return the checked ``state`` that the sequences ``x`` continue, or the initial one for ``None``.
+
+        Raises:
+            ValueError: If the state has other tensors, shapes or kinds of numbers than this mixer's.
+        """
+        if state is None:
+            return self.initial_state(x.shape[0], device=x.device)
+        layout = self.state_layout()
+        if state.keys() != layout.keys():
+            raise ValueError(f"state must hold {sorted(layout)}, got {sorted(state)}")
+        for name, tensor in layout.items():
+            tensor.check(name, state[name], x.shape[0])
+        return state
 
 
 def check_divisible(dim: int, num_heads: int, *, dim_name: str = "dim", heads_name: str = "num_heads") -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 def rotary_embedding(
-    x: Float[Tensor, "batch heads length head_dim"], *, start: int = 0, theta: float = 10000.0
+    x: Float[Tensor, "batch heads length head_dim"],
+    *,
+    start: int | Int[Tensor, " batch"] = 0,
+    theta: float = 10000.0,
 ) -> Float[Tensor, "batch heads length head_dim"]:
     """Rotate each pair of channels of token ``t`` by an angle proportional to its position ``start + t``.
 
@@ -19,7 +22,7 @@ def rotary_embedding(
 
     Args:
         x: Queries or keys; half precisions are rotated in float32.
-        start: Position of the first token.
+        start: Position of the first token, one for all sequences or one each.
         theta: Base of the wavelengths, which run from ``2 pi`` to ``2 pi * theta`` tokens.
 
     Returns:
@@ -34,9 +37,10 @@ def rotary_embedding(
     if not theta > 0:
         raise ValueError(f"theta must be positive, got {theta}")
     dtype = torch.promote_types(x.dtype, torch.float32)
-    positions = torch.arange(start, start + length, device=x.device, dtype=dtype)
+    positions = torch.arange(length, device=x.device, dtype=dtype)
+    positions = positions + (start.to(dtype)[:, None, None] if isinstance(start, Tensor) else start)
     pairs = torch.arange(head_dim // 2, device=x.device, dtype=dtype)
-    angles = positions[:, None] * theta ** (-2 * pairs / head_dim)
+    angles = positions[..., None] * theta ** (-2 * pairs / head_dim)
     cos, sin = angles.cos(), angles.sin()
     first, second = x.to(dtype).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)

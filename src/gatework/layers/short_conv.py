@@ -80,7 +80,7 @@ class ShortConvolution(nn.Module):
         y = (window * self.weight.squeeze(1).T).sum(1)
         if self.bias is not None:
             y = y + self.bias
-        return self._activate(y.to(x.dtype)), window[:, 1:]
+        return self._activate(y.to(x.dtype)), window[:, 1:].to(state.dtype)
 
     def prefill(
         self,
@@ -93,7 +93,7 @@ class ShortConvolution(nn.Module):
         history = self.kernel_size - 1
         window = torch.cat([state, x], 1)
         y = short_conv(window, self.weight.squeeze(1), self.bias)[:, history:].to(x.dtype)
-        return self._activate(y), window[:, window.shape[1] - history :].clone()
+        return self._activate(y), window[:, window.shape[1] - history :].to(state.dtype, copy=True)
 
     def extra_repr(self) -> str:
         """Options, for ``print(module)``."""

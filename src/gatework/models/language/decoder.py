@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import torch
@@ -21,7 +20,9 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from gatework.layers.channel_mixers import GLU, MLP, DropPath
 from gatework.layers.mixer import Mixer, State
+from gatework.models.language.mixer_cache import MixerCache
 from gatework.registry import create_mixer, mixer_entry, mixer_options
 
 _CHANNEL_MIXERS = ("mlp", "glu", "identity", "none")
@@ -119,50 +120,6 @@ class GateworkConfig(PreTrainedConfig):
         return create_mixer(name, self.hidden_size, **options)
 
 
-class MLP(nn.Module):
-    """``W2 gelu(W1 x)``."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the channels of each token."""
-        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return y
-
-
-class GLU(nn.Module):
-    """``W3 (W1 x * gelu(W2 x))``."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(dim, hidden_dim)
-        self.fc3 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the channels of each token."""
-        y: Tensor = self.fc3(self.fc1(x) * F.gelu(self.fc2(x)))
-        return y
-
-
-class DropPath(nn.Module):
-    """Drop a whole branch, per sequence, with probability ``p`` while training (arXiv:1603.09382)."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero the branch of some sequences and scale that of the others."""
-        if not self.training or self.p == 0:
-            return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.p
-        return x * keep.to(x.dtype) / (1 - self.p)
-
-
 class DecoderBlock(GradientCheckpointingLayer):
     """``x = x + mixer(norm(x))``, then ``x = x + channel_mixer(norm(x))``."""
 
@@ -184,41 +141,37 @@ class DecoderBlock(GradientCheckpointingLayer):
         x: Float[Tensor, "batch length channels"],
         state: State | None = None,
         *,
+        tokens: Int[Tensor, "batch length"] | None = None,
         return_state: bool = False,
-    ) -> tuple[Float[Tensor, "batch length channels"], State | None]:
-        """Mix tokens, then channels; with ``return_state`` continue after ``state`` and return a new one."""
-        mixed = self.mixer_norm(x)
+        with_auxiliary_loss: bool = False,
+    ) -> tuple[Float[Tensor, "batch length channels"], State | None, Float[Tensor, ""] | None]:
+        """Mix tokens, then channels.
+
+        Args:
+            x: The stream.
+            state: What to continue after, with ``return_state``.
+            tokens: Token ids, for mixers that read them.
+            return_state: Whether to return a new state.
+            with_auxiliary_loss: Whether to return what the mixer adds to the loss.
+
+        Returns:
+            The stream, the new state or ``None``, and the auxiliary loss or ``None``.
+        """
+        normed = self.mixer_norm(x)
+        auxiliary = self.mixer.auxiliary_loss(normed) if with_auxiliary_loss else None
+        reads = {"tokens": tokens} if self.mixer.reads_tokens else {}
         if not return_state:
-            mixed = self.mixer(mixed)
+            mixed = self.mixer(normed, **reads)
         elif state is not None and x.shape[1] == 1:
-            mixed, state = self.mixer.step(mixed.squeeze(1), state)
+            reads = {name: None if ids is None else ids.squeeze(1) for name, ids in reads.items()}
+            mixed, state = self.mixer.step(normed.squeeze(1), state, **reads)
             mixed = mixed.unsqueeze(1)
         else:
-            mixed, state = self.mixer.prefill(mixed, state)
+            mixed, state = self.mixer.prefill(normed, state, **reads)
         x = x + self.drop_path(self.dropout(mixed))
         if self.channel_mixer is not None:
             x = x + self.drop_path(self.dropout(self.channel_mixer(self.channel_norm(x))))
-        return x, state
-
-
-@dataclass
-class MixerCache:
-    """What generation carries: one state per layer, and how many tokens they have seen."""
-
-    states: list[State]
-    length: int
-    is_compileable: bool = False
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of tokens seen."""
-        return self.length
-
-    def reorder_cache(self, beam_idx: Int[Tensor, " batch"]) -> None:
-        """Keep the states of the sequences ``beam_idx``, in that order (beam search)."""
-        self.states = [
-            {name: tensor.index_select(0, beam_idx) for name, tensor in state.items()}
-            for state in self.states
-        ]
+        return x, state, auxiliary
 
 
 class GateworkPreTrainedModel(PreTrainedModel):
@@ -241,7 +194,7 @@ class GateworkPreTrainedModel(PreTrainedModel):
             elif scaled:
                 nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
                 module.weight.div_(math.sqrt(config.num_hidden_layers))
-            if module.bias is not None:
+            if module.bias is not None and not getattr(module, "keeps_bias", False):
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):
             random = config.embedding_init != "default" and getattr(module, "holds_words", False)
@@ -285,6 +238,7 @@ class GateworkModel(GateworkPreTrainedModel):
         past_key_values: MixerCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_auxiliary_loss: bool = False,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
@@ -298,33 +252,49 @@ class GateworkModel(GateworkPreTrainedModel):
             past_key_values: States to continue after.
             use_cache: Whether to return states.
             output_hidden_states: Whether to return the stream before every block and at the end.
+            output_auxiliary_loss: Whether to return the sum of what the mixers add to the loss, as the entry
+                ``"auxiliary_loss"``, which is absent if none adds anything.
             return_dict: Whether to return a named output instead of a tuple.
             **kwargs: Ignored arguments that Transformers passes to every model (``position_ids``, …).
 
         Raises:
-            ValueError: If neither or both inputs are given, the mask pads on the left, or the sequence
-                outgrows the position table.
+            ValueError: If neither or both inputs are given, the mask pads on the left, the sequence outgrows
+                the position table, or a mixer reads the ids but there are only embeddings.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if input_ids is None:
+            self._check_reads_no_tokens()
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = bool(use_cache) and not (self.gradient_checkpointing and self.training)
         seen = 0 if past_key_values is None else past_key_values.length
         _check_padding(attention_mask, cached=use_cache or seen > 0)
         x = self.dropout(self._add_positions(x, seen))
-        hidden = [x]
-        states = []
+        asked = {"tokens": input_ids, "return_state": use_cache, "with_auxiliary_loss": output_auxiliary_loss}
+        hidden, states, auxiliary = [x], [], []
         for index, layer in enumerate(self.layers):
             state = None if past_key_values is None else past_key_values.states[index]
-            x, state = layer(x, state, return_state=use_cache)
-            states.append(state)
+            x, state, extra = layer(x, state, **asked)
             hidden.append(x)
+            states.append(state)
+            auxiliary += [] if extra is None else [extra]
         x = self.norm(self.final_dropout(x))
         # Transformers annotates a cache of keys and values; ours holds whatever each mixer carries.
         cache: Any = MixerCache(states, seen + x.shape[1]) if use_cache else None
         all_hidden = (*hidden[:-1], x) if output_hidden_states else None
         output = BaseModelOutputWithPast(last_hidden_state=x, past_key_values=cache, hidden_states=all_hidden)
+        if auxiliary:
+            output["auxiliary_loss"] = torch.stack(auxiliary).sum()
         return output if return_dict is not False else output.to_tuple()
+
+    def _check_reads_no_tokens(self) -> None:
+        for index, layer in enumerate(self.layers):
+            mixer = layer.mixer
+            if isinstance(mixer, Mixer) and mixer.reads_tokens:
+                raise ValueError(
+                    f"inputs_embeds were given, but layer {index}, a {type(mixer).__name__}, reads token "
+                    "ids: give input_ids"
+                )
 
     def _add_positions(self, x: Tensor, seen: int) -> Tensor:
         table = self.config.learned_positions
@@ -366,7 +336,8 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         """Map tokens to logits, and to the loss where labels are given.
 
         While training with labels the head is applied only at labelled positions, and ``logits`` is
-        ``None``: in recall tasks few positions have a label, and the head is most of the work.
+        ``None``: in recall tasks few positions have a label, and the head is most of the work. What mixers
+        add to the loss (:meth:`~gatework.layers.mixer.Mixer.auxiliary_loss`) is in ``loss`` then.
 
         Args:
             input_ids: Token ids.
@@ -383,12 +354,15 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
             if shift_labels is not None:
                 raise ValueError("give labels or shift_labels, not both")
             shift_labels = F.pad(labels[:, 1:], (0, 1), value=-100)
-        outputs = self.model(input_ids, **inputs)
+        trains = self.training and shift_labels is not None
+        outputs = self.model(input_ids, output_auxiliary_loss=trains, **inputs)
         hidden = outputs.last_hidden_state
         loss = logits = None
         if shift_labels is not None:
             loss = labelled_cross_entropy(*self._logits_at_labels(hidden, shift_labels))
-        if shift_labels is None or not self.training:
+        if "auxiliary_loss" in outputs:
+            loss = loss + outputs["auxiliary_loss"]
+        if not trains:
             logits = self.lm_head(hidden[:, -logits_to_keep:])
         output = CausalLMOutputWithPast(
             loss=loss,
@@ -407,6 +381,11 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
     def state_size(self, length: int) -> int:
         """Return the number of elements that decoding carries per sequence after ``length`` tokens."""
         return sum(layer.mixer.state_size(length) for layer in self.model.layers)
+
+    def published_state_size(self, length: int) -> int | None:
+        """Return the sum of the states as the mixers' papers count them; ``None`` if one of them does not."""
+        sizes = [layer.mixer.published_state_size(length) for layer in self.model.layers]
+        return None if None in sizes else sum(sizes)
 
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map a state dict of Zoology's ``LanguageModel`` to ours."""

@@ -1,0 +1,81 @@
+"""Softmax attention over a fixed sparse pattern: a window, the first tokens, and random blocks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gatework.layers.attention import MultiHeadAttention
+from gatework.layers.positions import rotary_embedding
+from gatework.masks import Causal, GlobalWindow, RandomBlocks
+from gatework.masks.values import whole_number
+from gatework.ops.attention import attention
+
+#: Blocks of the window before a token, and of first tokens that all see, as in Zoology's code.
+_WINDOW_BLOCKS, _GLOBAL_BLOCKS = 3, 2
+
+
+class BigBird(MultiHeadAttention):
+    """Causal attention to a window, the first tokens, and some random blocks before a token's own.
+
+    The definition is that of :class:`~gatework.layers.attention.MultiHeadAttention` with the pattern of
+    arXiv:2007.14062, section 2, in the sizes of Zoology's code: the ``3 * block_size`` tokens before a token
+    and itself, the first ``2 * block_size`` tokens, and ``num_random`` of the blocks before its own. That
+    code draws single random pairs anew in every call, so that no two calls agree and no state can decode;
+    here blocks are drawn once, by ``seed``. Whole sequences take time linear in the length; the state holds
+    all keys and values, since any of them may be drawn later.
+
+    Args:
+        dim: Number of channels.
+        num_heads: See :class:`~gatework.layers.attention.MultiHeadAttention`, as all other options.
+        block_size: Tokens of a block.
+        num_random: Random blocks that the queries of a block see.
+        seed: What the random numbers begin with.
+
+    Raises:
+        ValueError: If ``block_size`` is less than 1, ``num_random`` or ``seed`` is negative; and as in
+            :class:`~gatework.layers.attention.MultiHeadAttention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 1,
+        block_size: int = 128,
+        num_random: int = 3,
+        seed: int = 0,
+        num_kv_heads: int | None = None,
+        qkv_bias: bool = True,
+        out_bias: bool = True,
+        dropout: float = 0.0,
+        rope: bool = False,
+        rope_theta: float = 10000.0,
+    ) -> None:
+        super().__init__(
+            dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            qkv_bias=qkv_bias,
+            out_bias=out_bias,
+            dropout=dropout,
+            rope=rope,
+            rope_theta=rope_theta,
+        )
+        self.block_size = whole_number("block_size", block_size, least=1)
+        near = GlobalWindow(_WINDOW_BLOCKS * block_size, _GLOBAL_BLOCKS * block_size) & Causal()
+        self.mask = near | RandomBlocks(block_size, num_random, seed)
+
+    def published_state_size(self, length: int) -> int:
+        """Return what Zoology counts: seven blocks of keys and values."""
+        return 2 * 7 * self.block_size * self.dim
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of the last tokens over all of ``k`` and ``v``; also a single query does not see all."""
+        past = k.shape[2] - q.shape[2]
+        if self.rope_theta is not None:
+            q = rotary_embedding(q, start=past, theta=self.rope_theta)
+            k = rotary_embedding(k, theta=self.rope_theta)
+        dropout_p = self.dropout if self.training else 0.0
+        y = attention(q, k, v, mask=self.mask.with_query_offset(past), dropout_p=dropout_p)
+        output: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        return output
