@@ -5,7 +5,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study-recall test test-slow lint docs bench clean environment environment-test environment-docs
+.PHONY: help demo study-recall study-state test test-slow lint docs bench clean environment environment-test environment-docs
 
 help:  ## Show this list
 	@echo "make TARGET, where TARGET is one of"
@@ -23,6 +23,11 @@ study-recall: environment  ## Repeat two panels of Zoology's recall figure at la
 	@echo "Training four mixers on two recall settings: within an hour on two cores; kill and repeat it at will"
 	.venv/bin/gatework compare recall --config recipes/zoology/recall.yaml --output runs/study-recall
 	@echo "Open $(CURDIR)/runs/study-recall/report.html"
+
+study-state: environment  ## Draw recall against decoding state, every mixer at laptop scale (within half an hour)
+	@echo "Training every mixer at two widths: within half an hour on two cores; kill and repeat it at will"
+	.venv/bin/gatework compare recall --config recipes/zoology/state.yaml --output runs/study-state
+	@echo "Open $(CURDIR)/runs/study-state/report.html"
 
 # pytest's closing line is the last thing printed; a complaint of ruff or mypy fails the target all the same.
 test: environment-test  ## Check style and types, then run the tests but for the slow ones

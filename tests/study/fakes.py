@@ -85,6 +85,7 @@ def result_of(spec: dict[str, Any]) -> dict[str, Any]:
         },
         "cost": {"parameters": 10, "seconds": 0.05},
         "curve": [{"step": 1, "tokens": 64, "seconds": 0.1, "train_loss": None, "loss": 1.0, "quality": 0.5}],
+        "decoding": None,
         "environment": {"threads": 1},
         "started": "2026-01-01T00:00:00+00:00",
     }

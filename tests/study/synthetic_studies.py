@@ -35,6 +35,7 @@ SETTINGS = {
     "N=256, 32 pairs": (256, 32),
     "N=512, 64 pairs": (512, 64),
 }
+CONTEXTS = (64, 256, 1024)
 TEXT_BITS = {"attention": 2.31, "base_conv+attention": 2.36, "mamba2": 2.42, "base_conv": 2.94}
 
 
@@ -54,7 +55,10 @@ def run_spec(
     if task == "recall":
         length, pairs = SETTINGS.get(setting, (32, 4))
         options = {"input_seq_len": length, "num_kv_pairs": pairs, "vocab_size": 128, "num_train": 20_000}
-    return RunSpec(task, options, setting, mixer, layers, width, rate, seed, training or TRAINING)
+    training = training or TRAINING
+    return RunSpec(
+        task, options, setting, mixer, layers, width, rate, seed, training, decode_contexts=CONTEXTS
+    )
 
 
 def result_of(run: RunSpec, final: float, *, status: str = "finished", message: str | None = None) -> dict:
@@ -90,6 +94,7 @@ def result_of(run: RunSpec, final: float, *, status: str = "finished", message: 
     cost = {
         "parameters": parameters,
         "state_bytes": state * run.width,
+        "published_state_bytes": None if run.mixer == "base_conv" else 2 * state * run.width,
         "activation_bytes": 900 * state**0.5 * run.width,
         "flops_per_token": 6 * parameters + 40 * state,
         "training_flops": (6 * parameters + 40 * state) * last["tokens"],
@@ -100,7 +105,7 @@ def result_of(run: RunSpec, final: float, *, status: str = "finished", message: 
     if status != "finished":
         metrics = no_metrics()
     return {
-        "format": "gatework.result/2",
+        "format": "gatework.result/3",
         "run_id": run.run_id,
         "spec": run.to_json(),
         "status": status,
@@ -108,9 +113,21 @@ def result_of(run: RunSpec, final: float, *, status: str = "finished", message: 
         "metrics": None if status == "failed" else metrics,
         "cost": None if status == "failed" else cost,
         "curve": None if status == "failed" else curve,
+        "decoding": decoding_of(run, state, speed) if status == "finished" else None,
         "environment": {"gatework": "0.1.0", "torch": "2.9.0", "platform": "Linux x86_64", "threads": 1},
         "started": "2026-01-05T10:00:00+00:00",
     }
+
+
+def decoding_of(run: RunSpec, state: float, speed: float) -> dict[str, Any]:
+    """Plausible measurements of decoding: hyena alone does not reach every context."""
+    measured = [
+        {"context": context, "tokens_per_second": speed / 30, "state_bytes": state * context}
+        for context in CONTEXTS
+    ]
+    if run.mixer == "hyena":
+        return {"measured": measured[:1], "stopped": "Hyena reads at most 64 tokens, got 240"}
+    return {"measured": measured, "stopped": None}
 
 
 def write_study(

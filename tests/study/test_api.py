@@ -149,7 +149,10 @@ def test_a_study_without_results_has_tables_too(tmp_path):
 def test_timings_are_all_that_is_stripped(tmp_path):
     study = make_study(tmp_path / "traces")
     result = result_of(study.runs[0].to_json())
+    row = {"context": 64, "tokens_per_second": 800.5, "state_bytes": 1024}
+    result["decoding"] = {"measured": [row], "stopped": None}
     stripped = strip_timings(result)
+    assert stripped["decoding"]["measured"] == [{"context": 64, "state_bytes": 1024}]
     assert set(result) - set(stripped) == {"started"}
     assert set(result["cost"]) - set(stripped["cost"]) == {"seconds"}
     assert set(result["curve"][0]) - set(stripped["curve"][0]) == {"seconds"}
@@ -185,6 +188,8 @@ def test_timings_are_all_that_is_stripped(tmp_path):
         ({"plugins": "mine"}, TypeError, "plugins must be a list, got 'mine'"),
         ({"plugins": ["no_such_plugin"]}, ValueError, "plugin 'no_such_plugin' cannot be found"),
         ({"notes": "one"}, TypeError, "notes must be a list, got 'one'"),
+        ({"decode_contexts": 64}, TypeError, "decode_contexts must be a list, got 64"),
+        ({"decode_contexts": [64, 32]}, ValueError, "decode_contexts must grow, got 32 after 64"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_made(tmp_path, monkeypatch, options, error, message):

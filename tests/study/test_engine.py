@@ -339,7 +339,7 @@ def test_nothing_heavy_is_imported():
 def test_study_file_follows_its_format(traces, directory):
     go(make_study(traces), directory)
     content = json.loads((directory / "study.json").read_text())
-    assert content["format"] == "gatework.study/2"
+    assert content["format"] == "gatework.study/3"
     assert set(content) == {
         "format",
         "name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,23 @@ def studies(tmp_path_factory) -> dict[str, Path]:
         "rates": write_report(recall_study(folder / "rates", rates=(0.001, 0.003))),
         "text": write_report(text_study(folder / "text")),
         "empty": write_report(write_study(folder / "empty", [run], [], quality=BITS, title="Nothing yet")),
+        "untimed": write_report(_from_before(recall_study(folder / "untimed"))),
         "evil": write_report(write_study(folder / "evil", evil, results, title=INJECTION)),
     }
+
+
+def _from_before(directory: Path) -> Path:
+    """Make a study what it was before decoding was timed and states were counted as published."""
+    study = json.loads((directory / "study.json").read_text())
+    for run in study["runs"]:
+        del run["decode_contexts"]
+    (directory / "study.json").write_text(json.dumps(study | {"format": "gatework.study/2"}))
+    for path in (directory / "results").iterdir():
+        result = json.loads(path.read_text())
+        del result["decoding"], result["spec"]["decode_contexts"]
+        (result["cost"] or {}).pop("published_state_bytes", None)
+        path.write_text(json.dumps(result | {"format": "gatework.result/2"}))
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +67,7 @@ def recall(opened) -> Page:
     return opened
 
 
-@pytest.mark.parametrize(("name", "count"), [("recall", 2 + 4 + 2), ("text", 1 + 4 + 2), ("empty", 7)])
+@pytest.mark.parametrize(("name", "count"), [("recall", 2 + 4 + 4), ("text", 1 + 4 + 4), ("empty", 9)])
 def test_every_figure_is_drawn(visit, name, count):
     page = visit(name, width=390)
     assert page.evaluate(PLOTS) == count
@@ -102,6 +118,37 @@ def test_selections_change_the_figures(visit):
     assert points(page, "curve-panels")[0]["x"] == [value / 4096 for value in tokens]
     page.locator("#curve-controls select[name=rate]").select_option("all")
     assert len(points(page, "curve-panels")) > before
+
+
+def test_the_state_axis_can_count_as_published(recall):
+    page = recall
+    carried = points(page, "cost-panels")
+    expect(page.locator("#cost-panels figcaption").first).to_contain_text("Decoding state")
+    page.locator("#cost-controls select[name=state]").select_option("published_state")
+    expect(page.locator("#cost-panels figcaption").first).to_contain_text("Decoding state as published")
+    assert points(page, "cost-panels")[1]["x"] == [2 * value for value in carried[1]["x"]]
+    assert "cost.state=published_state" in page.url
+    assert column(page, "published_state_bytes").count("–") > column(page, "state_bytes").count("–")
+
+
+def test_generation_is_drawn_and_ends_where_it_must(recall):
+    page = recall
+    speed = {trace["name"]: trace for trace in points(page, "generation-panels")}
+    assert speed["attention"]["x"] == [64, 256, 1024]
+    assert speed["hyena"]["x"] == [64]
+    assert "context of 64 tokens" in speed["hyena"]["hovertext"][0]
+    ends = page.locator("#figure-generation .notes")
+    expect(ends).to_contain_text("hyena goes no further in N=64, 4 pairs: Hyena reads at most 64 tokens")
+    assert "–" in column(page, "decode_1024")
+    page.locator("#generation-controls select[name=width]").select_option("")
+    assert len(points(page, "generation-panels")) == 2 * len(speed)
+
+
+def test_without_timed_decoding_there_is_no_such_figure(visit):
+    page = visit("untimed")
+    assert page.locator("#figure-generation").count() == 0
+    assert page.evaluate(PLOTS) == 2 + 4 + 2
+    assert page.locator("#cost-controls select[name=state]").is_hidden()
 
 
 def test_the_legend_hides_a_mixer_everywhere(recall):

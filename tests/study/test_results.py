@@ -14,6 +14,8 @@ from gatework.files import FileError
 from gatework.study.results import ResultStore, check_result, finite_json, no_metrics, write_table
 from tests.study.fakes import make_study, result_of
 
+ROW = {"context": 64, "tokens_per_second": 800.5, "state_bytes": 1024}
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -36,6 +38,16 @@ def test_what_is_written_is_read(store, run):
     assert store.read(run.run_id)["status"] == "failed"
 
 
+def test_a_result_from_before_decoding_was_timed_is_read(store, run):
+    older = {key: value for key, value in result_of(run.to_json()).items() if key != "decoding"}
+    path = store.path(run.run_id)
+    path.write_text(json.dumps(older | {"format": "gatework.result/2"}))
+    assert store.read(run.run_id)["status"] == "finished"
+    path.write_text(json.dumps(older))
+    with pytest.raises(FileError, match="it lacks decoding"):
+        store.read(run.run_id)
+
+
 def test_strays_of_a_killed_writer_are_deleted_and_nothing_else(store, tmp_path):
     dead, alive = (f"{platform.node()}.{process}.tmp" for process in (2**22 + 1, os.getppid()))
     strays = [store.folder / f".abc.json.{dead}", tmp_path / f".study.json.{dead}"]
@@ -55,7 +67,10 @@ def test_strays_of_a_killed_writer_are_deleted_and_nothing_else(store, tmp_path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "wandb/9"}, "format must be 'gatework.result/2', got 'wandb/9'"),
+        (
+            {"format": "wandb/9"},
+            "format must be 'gatework.result/3' or 'gatework.result/2', got 'wandb/9'",
+        ),
         ({"run_id": "0" * 16}, "run_id must be the hash of its spec"),
         ({"status": "great"}, "status must be one of finished, diverged, failed, got 'great'"),
         ({"spec": {}}, "its spec is invalid: spec lacks"),
@@ -84,6 +99,12 @@ def test_strays_of_a_killed_writer_are_deleted_and_nothing_else(store, tmp_path)
         ({"curve": {}}, "curve must be a list or null"),
         ({"curve": [3]}, "curve must be an object"),
         ({"environment": "linux"}, "environment must be an object or null"),
+        ({"decoding": []}, "decoding must hold measured and stopped"),
+        ({"decoding": {"measured": 3, "stopped": None}}, "measured must be a list"),
+        ({"decoding": {"measured": [], "stopped": 3}}, "stopped must be text or null"),
+        ({"decoding": {"measured": [{"context": 64}], "stopped": None}}, "at each context, got"),
+        ({"decoding": {"measured": [ROW | {"context": 6.5}], "stopped": None}}, "at each context, got"),
+        ({"decoding": {"measured": [ROW | {"state_bytes": math.inf}], "stopped": None}}, "finite number"),
     ],
 )
 def test_invalid_results_are_neither_written_nor_read(store, run, change, message):
@@ -182,6 +203,7 @@ def test_numbers_that_are_not_finite_become_null():
 def test_table_has_one_line_per_run_of_the_grid(tmp_path):
     study = make_study(tmp_path / "traces", deeds=("finish", 'a, "b"\nc'), widths=[8, 16])
     results = {run.run_id: result_of(run.to_json()) for run in study.runs[:2]}
+    results[study.runs[0].run_id]["decoding"] = {"measured": [ROW], "stopped": None}
     write_table(tmp_path / "runs.csv", study.runs, results)
     with (tmp_path / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -194,3 +216,4 @@ def test_table_has_one_line_per_run_of_the_grid(tmp_path):
     )
     assert (rows[2]["quality"], rows[2]["setting deed"]) == ("", 'a, "b"\nc')
     assert rows[1]["width"] == "16"
+    assert [row["decoding tokens_per_second at 64"] for row in rows] == ["800.5", "", "", ""]

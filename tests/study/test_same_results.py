@@ -24,6 +24,7 @@ GRID = {
     "training": {"steps": 12, "batch_size": 8, "evaluations": 3},
 }
 NUM_RUNS = 12
+TIMINGS = ("seconds", "tokens_per_second", "started")
 
 
 def command(directory: Path, *words: str, **axes) -> list[str]:
@@ -54,7 +55,7 @@ def results(directory: Path) -> dict[str, dict]:
 def table(directory: Path) -> list[dict[str, str]]:
     rows = list(csv.DictReader(io.StringIO((directory / "runs.csv").read_text())))
     return [
-        {name: row[name] for name in row if name not in ("seconds", "tokens_per_second", "started")}
+        {name: row[name] for name in row if name not in TIMINGS and not name.startswith("decoding ")}
         for row in rows
     ]
 

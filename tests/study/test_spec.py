@@ -72,6 +72,14 @@ def test_equal_numbers_and_sequences_are_one_run():
     assert replace(run, learning_rate=1.0).to_json()["learning_rate"] == 1.0
 
 
+def test_what_is_measured_is_kept_and_decides_nothing():
+    timed = RunSpec.from_json(SPEC | {"decode_contexts": [64, 256]})
+    assert timed.run_id == RunSpec.from_json(SPEC).run_id
+    assert timed.to_json()["decode_contexts"] == [64, 256]
+    assert RunSpec.from_json(timed.to_json()) == timed
+    assert "decode_contexts" not in RunSpec.from_json(SPEC).to_json()
+
+
 def test_later_changes_by_the_caller_do_not_reach_the_run():
     setting = {"length": 64}
     run = replace(RunSpec.from_json(SPEC), setting=setting)
@@ -101,6 +109,10 @@ def test_later_changes_by_the_caller_do_not_reach_the_run():
         ({"setting": {"a": float("inf")}}, ValueError, "setting must be plain, finite JSON"),
         ({"setting": {"a": object()}}, TypeError, "setting must be plain, finite JSON"),
         ({"training": {4: 1}}, TypeError, "keys must be text, not 4"),
+        ({"decode_contexts": 64}, TypeError, "decode_contexts must be a list of lengths, got 64"),
+        ({"decode_contexts": ["64"]}, TypeError, "decode_contexts must be an integer, got '64'"),
+        ({"decode_contexts": [1]}, ValueError, "decode_contexts must be at least 2, got 1"),
+        ({"decode_contexts": [64, 64]}, ValueError, "decode_contexts must grow, got 64 after 64"),
         ({"colour": "red"}, ValueError, "unknown keys 'colour'"),
     ],
 )
@@ -127,11 +139,20 @@ def test_a_study_survives_its_file(tmp_path):
     assert StudySpec.from_json(study(quality=Quality("bits", "lower")).to_json()).quality.range is None
 
 
+def test_a_study_from_before_decoding_was_timed_is_read(tmp_path):
+    older = study().to_json() | {"format": "gatework.study/2"}
+    (tmp_path / "study.json").write_text(json.dumps(older))
+    assert [list(run.decode_contexts) for run in StudySpec.read(tmp_path).runs] == [[], []]
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "gatework.study/9"}, "format must be 'gatework.study/2', got 'gatework.study/9'"),
+        (
+            {"format": "gatework.study/9"},
+            "format must be 'gatework.study/3' or 'gatework.study/2', got 'gatework.study/9'",
+        ),
         ({"runs": []}, "runs must hold at least one run"),
         ({"runs": [SPEC, SPEC]}, "runs must differ, got twice: base_conv"),
         ({"runs": [SPEC | {"task": "text"}]}, "task 'recall', got 'text'"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from gatework.cli import add_plugin_argument
 from gatework.cli.plain_values import PlainValue
 from gatework.study.compare import CHOICES, compare
-from gatework.study.plan import DEFAULT_MIXERS
+from gatework.study.plan import DECODE_CONTEXTS, DEFAULT_MIXERS
 from gatework.study.spec import BUDGETS
 from gatework.tasks import list_tasks
 
@@ -22,9 +23,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument(
         "--mixers",
-        type=list[str] | dict[str, PlainValue],
+        type=Literal["all"] | list[str] | dict[str, PlainValue],
         default=list(DEFAULT_MIXERS),
-        help="names such as [attention,base_conv+attention], or labels with their layers (YAML)",
+        help="names such as [attention,base_conv+attention], labels with their layers (YAML), or `all`",
     )
     parser.add_argument("--widths", type=list[int], default=[32], help="numbers of channels, such as [32,64]")
     parser.add_argument(
@@ -54,6 +55,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model", type=dict[str, PlainValue], default={}, help="options of the model around the mixers"
+    )
+    parser.add_argument(
+        "--decode_contexts",
+        type=list[int],
+        default=list(DECODE_CONTEXTS),
+        help="lengths of context at which decoding is timed after the training; [] for none",
     )
     parser.add_argument("--title", type=str, default=None, help="heading of the page")
     parser.add_argument("--notes", type=list[str], default=[], help="sentences for the page")

@@ -101,7 +101,10 @@ def _prices(kind: str, directory: Path, num_threads: int) -> Callable[[RunSpec],
         stored = read_json(path, remedy="move it away to have the speeds measured again")
 
     def price(run: RunSpec) -> float:
-        key = spec_hash({**run.to_json(), "seed": 0, "learning_rate": 1.0, "mixer": "", "setting_name": ""})
+        trained = replace(run, decode_contexts=())
+        key = spec_hash(
+            {**trained.to_json(), "seed": 0, "learning_rate": 1.0, "mixer": "", "setting_name": ""}
+        )
         if key in known:
             return known[key]
         if kind != "seconds":
@@ -154,7 +157,8 @@ def _step_seconds(run: RunSpec, num_threads: int) -> float:
     torch.set_num_threads(num_threads)
     try:
         steps = min(_PROBED_STEPS, make_steps(run))
-        probe = replace(run, seed=0, training={**run.training, "steps": steps, "evaluations": 1})
+        training = {**run.training, "steps": steps, "evaluations": 1}
+        probe = replace(run, seed=0, training=training, decode_contexts=())
         rate = execute(probe.to_json())["cost"]["tokens_per_second"]
     finally:
         torch.set_num_threads(threads)

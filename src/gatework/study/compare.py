@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gatework.registry import load_entry_points, load_plugins, suggestion
 from gatework.study.budget import apply_budget
@@ -22,7 +22,14 @@ from gatework.study.executor import (
     check_executor,
     threads_per_worker,
 )
-from gatework.study.plan import DEFAULT_MIXERS, check_runs, make_study, parse_mixers, plan_runs
+from gatework.study.plan import (
+    DECODE_CONTEXTS,
+    DEFAULT_MIXERS,
+    check_runs,
+    make_study,
+    parse_mixers,
+    plan_runs,
+)
 from gatework.study.results import ResultStore
 from gatework.study.spec import BUDGETS, RunSpec, StudySpec
 from gatework.study.study import Study
@@ -34,7 +41,7 @@ CHOICES = (*EXECUTORS, "print")
 
 def compare(
     task: str,
-    mixers: Sequence[str] | Mapping[str, Any] = DEFAULT_MIXERS,
+    mixers: Sequence[str] | Mapping[str, Any] | Literal["all"] = DEFAULT_MIXERS,
     *,
     widths: Sequence[int] = (32,),
     learning_rates: Sequence[float] = (0.005,),
@@ -43,6 +50,7 @@ def compare(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     training: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
+    decode_contexts: Sequence[int] = DECODE_CONTEXTS,
     budget: str = "steps",
     budget_amount: float | None = None,
     plugins: Sequence[str] = (),
@@ -61,7 +69,7 @@ def compare(
 
     Args:
         task: What to train for, such as ``"recall"``.
-        mixers: Names, or labels with their layers: see :func:`~gatework.study.plan.parse_mixers`.
+        mixers: Names, labels with their layers, or ``"all"``: see :func:`~gatework.study.plan.parse_mixers`.
         widths: Numbers of channels.
         learning_rates: Peak learning rates; the best on validation data is reported.
         seeds: Seeds of weights and data order.
@@ -69,6 +77,7 @@ def compare(
         settings: Several settings by name.
         training: Options of :class:`~gatework.tasks.task.Training`.
         model: Options of the model around the mixers.
+        decode_contexts: Lengths of context, growing, at which decoding is timed after the training.
         budget: What is held equal: ``"steps"``, ``"tokens"``, ``"flops"`` or ``"seconds"``.
         budget_amount: How much of it; by default what the first mixer needs for its steps.
         plugins: Modules that register mixers or tasks, imported here and in the workers.
@@ -94,7 +103,7 @@ class _Request:
     """The arguments of :func:`compare`, checked as far as that needs nothing heavy."""
 
     task: str
-    mixers: Sequence[str] | Mapping[str, Any]
+    mixers: Sequence[str] | Mapping[str, Any] | Literal["all"]
     widths: Sequence[int]
     learning_rates: Sequence[float]
     seeds: Sequence[int]
@@ -102,6 +111,7 @@ class _Request:
     settings: Mapping[str, Mapping[str, Any]] | None
     training: Mapping[str, Any] | None
     model: Mapping[str, Any] | None
+    decode_contexts: Sequence[int]
     budget: str
     budget_amount: float | None
     plugins: Sequence[str]
@@ -115,7 +125,7 @@ class _Request:
     command: str | None
 
     def __post_init__(self) -> None:
-        for name in ("widths", "learning_rates", "seeds", "notes", "plugins"):
+        for name in ("widths", "learning_rates", "seeds", "decode_contexts", "notes", "plugins"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence):
                 raise TypeError(f"{name} must be a list, got {value!r}")
@@ -157,6 +167,7 @@ class _Request:
             seeds=self.seeds,
             training=self.training or {},
             model=self.model or {},
+            decode_contexts=self.decode_contexts,
         )
 
 
@@ -237,6 +248,8 @@ def _equivalent_command(request: _Request) -> str:
     words = ["gatework", "compare", request.task]
     names = {"mixers", "widths", "learning_rates", "seeds", "setting", "settings", "training", "model"}
     names |= {"budget", "budget_amount", "output", "title", "notes"}
+    if [*request.decode_contexts] != [*DECODE_CONTEXTS]:
+        words += ["--decode_contexts", json.dumps([*request.decode_contexts])]
     for field in fields(request):
         value = getattr(request, field.name)
         if field.name in names and value not in (None, {}, (), []):

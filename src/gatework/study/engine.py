@@ -309,6 +309,7 @@ def _failure(ended: Ended, message: str) -> dict[str, Any]:
         "metrics": None,
         "cost": None,
         "curve": None,
+        "decoding": None,
         "environment": {
             "gatework": __version__,
             "python": platform.python_version(),

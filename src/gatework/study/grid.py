@@ -19,10 +19,9 @@ def expand_grid(
     seeds: Sequence[int],
     training: Mapping[str, Any],
     model: Mapping[str, Any] | None = None,
+    decode_contexts: Sequence[int] = (),
 ) -> list[RunSpec]:
     """Return one run for every combination: mixers x settings x widths x learning rates x seeds.
-
-    Grids add up: where mixers need different learning rates, expand one grid for each and join the lists.
 
     Args:
         task: What every run is trained for.
@@ -33,6 +32,7 @@ def expand_grid(
         seeds: Seeds of weights and data order.
         training: What all runs share: steps, batch size, ...
         model: Options of the model around the mixers.
+        decode_contexts: Lengths of context at which decoding is timed.
 
     Returns:
         The runs, mixers changing slowest and seeds fastest.
@@ -62,6 +62,7 @@ def expand_grid(
             seed=seed,
             training=training,
             model=model or {},
+            decode_contexts=decode_contexts,
         )
         for mixer, setting, width, learning_rate, seed in itertools.product(
             mixers, settings, widths, learning_rates, seeds

@@ -29,6 +29,7 @@ from gatework.tasks.task import Quality
 _COST_LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("parameters", "parameters ", format_count),
     ("state_bytes", "decoding state ", format_bytes),
+    ("published_state_bytes", "state as published ", format_bytes),
     ("activation_bytes", "activation memory ", format_bytes),
     ("training_flops", "training compute ", format_flops),
     ("tokens_per_second", "", format_rate),
@@ -36,6 +37,7 @@ _COST_LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 _COST_WRITERS: dict[str, Callable[[int | float | None], str]] = {
     "parameters": format_count,
     "state_bytes": format_bytes,
+    "published_state_bytes": format_bytes,
     "activation_bytes": format_bytes,
     "flops_per_token": format_flops,
     "training_flops": format_flops,
@@ -58,12 +60,18 @@ def page_data(summary: Summary) -> dict[str, Any]:
         "widths": summary.widths,
         "clearest_setting": _clearest_setting(summary),
         "has_rate_choice": summary.has_rate_choice,
+        "has_published_state": any(cell.cost("published_state_bytes") for cell in summary.cells),
+        "decode_contexts": summary.decode_contexts,
         "axes": {
             "state": _log_axis(summary, "state_bytes", "Decoding state", format_bytes, 2),
+            "published_state": _log_axis(
+                summary, "published_state_bytes", "Decoding state as published", format_bytes, 2
+            ),
             "flops": _log_axis(summary, "training_flops", "Training compute of one run", format_flops, 10),
             "memory": _log_axis(summary, "activation_bytes", "Activation memory", format_bytes, 2),
             "rate": _log_axis(summary, "tokens_per_second", "Training tokens/s", format_count, 10),
         },
+        "decoding_axes": _decoding_axes(summary),
         "cells": [_cell(summary, cell, mixers[cell.mixer], settings[cell.setting]) for cell in summary.cells],
         "runs": [
             _run(summary, run, mixers[run.spec.mixer], settings[run.spec.setting_name])
@@ -151,11 +159,38 @@ def _cell(summary: Summary, cell: Cell, mixer: int, setting: int) -> dict[str, A
         "quality": triple(cell.quality),
         "diverged": cell.count("diverged"),
         "state": _positive(cell.cost("state_bytes")),
+        "published_state": _positive(cell.cost("published_state_bytes")),
         "flops": _positive(cell.cost("training_flops")),
         "memory": _positive(cell.cost("activation_bytes")),
         "rate": _positive(rate),
         "rate_spread": triple(rate),
+        "decoding": [_decoded(cell, context, rate) for context, rate in cell.decoding.items()],
         "hover": describe_cell(summary, cell),
+    }
+
+
+def _decoded(cell: Cell, context: int, rate: Spread) -> dict[str, Any]:
+    """One point of the figure of generation."""
+    state = cell.decoding_state[context]
+    lines = [
+        f"{cell.mixer}, width {cell.width}",
+        cell.setting,
+        f"context of {context:,} tokens",
+        f"generates {format_rate(rate.mean)}",
+        f"carries {format_bytes(state.mean)}",
+    ]
+    return {"context": context, "speed": triple(rate), "carried": state.mean, "hover": lines}
+
+
+def _decoding_axes(summary: Summary) -> dict[str, Any]:
+    """Axes of the figures of generation, the same in every selection."""
+    rates = [spread for cell in summary.cells for spread in cell.decoding.values()]
+    states = [spread.mean for cell in summary.cells for spread in cell.decoding_state.values()]
+    ends = [value for spread in rates for value in (spread.low, spread.high)]
+    return {
+        "context": log_axis(summary.decode_contexts, "Context in tokens", "{:,.0f}".format, 2),
+        "speed": log_axis(ends, "Generated tokens/s", format_count, 10),
+        "carried": log_axis(states, "Decoding state", format_bytes, 2),
     }
 
 
@@ -190,6 +225,9 @@ def _chosen(cell: Cell) -> str:
 def _run(summary: Summary, run: Run, mixer: int, setting: int) -> dict[str, Any]:
     result = run.result or {}
     values, texts = _numbers(run)
+    for context in summary.decode_contexts:
+        speed = run.decoding.get(context, {}).get("tokens_per_second")
+        values[f"decode_{context}"], texts[f"decode_{context}"] = speed, format_count(speed)
     return {
         "id": run.spec.run_id,
         "series": mixer,

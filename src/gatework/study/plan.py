@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
-from gatework.registry import mixer_entry
+from gatework.registry import list_mixers, mixer_entry
 from gatework.study.grid import expand_grid
 from gatework.study.spec import RunSpec, StudySpec
 
 #: Mixers compared when none are named: attention, a gated convolution, a hybrid of both, a linear recurrence.
 DEFAULT_MIXERS = ("attention", "base_conv", "base_conv+attention", "gated_linear_attention")
+
+#: Lengths of context at which decoding is timed: a second or two per run, on one core at a width of 64.
+DECODE_CONTEXTS = (64, 256, 1024, 4096)
+
+#: Options that give ``"all"`` mixers states of a laptop's size, at widths that 16 divides; else defaults.
+SMALL_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "based": {"feature_dim": 8},
+    "big_bird": {"block_size": 8, "num_random": 1},
+    "h3": {"state_dim": 16, "head_dim": 2},
+    "mamba2": {"state_dim": 16, "head_dim": 16},
+    "nsa": {"block_size": 8, "num_selected_blocks": 2, "window_size": 16},
+    "rwkv5": {"head_dim": 16},
+    "rwkv7": {"head_dim": 16, "decay_rank": 16, "rate_rank": 16, "gate_rank": 32},
+    "sliding_window": {"window_size": 16},
+}
 
 
 @dataclass(frozen=True)
@@ -31,19 +46,22 @@ class MixerChoice:
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
-def parse_mixers(mixers: Sequence[str] | Mapping[str, Any]) -> list[MixerChoice]:
+def parse_mixers(mixers: Sequence[str] | Mapping[str, Any] | Literal["all"]) -> list[MixerChoice]:
     """Read the mixers of a study.
 
     Args:
         mixers: Names, where ``"base_conv+attention"`` alternates two of them layer by layer; or labels with
-            a list of layers, or with ``layers``, ``learning_rates`` and ``model``.
+            a list of layers, or with ``layers``, ``learning_rates`` and ``model``; or ``"all"`` for every
+            registered mixer by itself, with :data:`SMALL_OPTIONS`.
 
     Raises:
         ValueError: If there is none, or no mixer of that name.
         TypeError: If an entry has another form.
     """
+    if mixers == "all":
+        mixers = {name: [{"name": name, **SMALL_OPTIONS.get(name, {})}] for name in list_mixers()}
     if isinstance(mixers, str) or not isinstance(mixers, Sequence | Mapping):
-        raise TypeError(f"mixers must be a list of names or a mapping of labels, got {mixers!r}")
+        raise TypeError(f"mixers must be a list of names, a mapping of labels or 'all', got {mixers!r}")
     if not mixers:
         raise ValueError("mixers must name at least one sequence mixer, got none")
     if isinstance(mixers, Mapping):
@@ -86,6 +104,7 @@ def plan_runs(
     seeds: Sequence[int],
     training: Mapping[str, Any],
     model: Mapping[str, Any],
+    decode_contexts: Sequence[int] = (),
 ) -> list[RunSpec]:
     """Return the grid of a comparison, each mixer with its own learning rates and model options.
 
@@ -104,6 +123,7 @@ def plan_runs(
             seeds=seeds,
             training=training,
             model={**model, **choice.model},
+            decode_contexts=decode_contexts,
         )
     return runs
 

@@ -22,7 +22,7 @@ from gatework.study.summary import STATUSES, Summary, summarise
 
 REPORT_FILE = "report.html"
 _PACKAGE = "gatework.study"
-_SCRIPTS = ("quality.js", "figures.js", "curves.js", "study.js")
+_SCRIPTS = ("quality.js", "figures.js", "generation.js", "curves.js", "study.js")
 _TABLE_CAPTION = (
     "Quality and loss are of test data. A row unfolds to the run's validation numbers, its full "
     "specification and the command behind it; mixers that the legend hides are left out."
@@ -71,6 +71,7 @@ def render_page(summary: Summary) -> str:
         "protocol": protocol_html(_protocol(summary)),
         "notes": list_html(_notes(summary)),
         "mixers": _mixers_html(summary),
+        "generation": _generation_html(summary),
         "command": escape(study.command),
         **{name: escape(text) for name, text in _captions(summary).items()},
     }
@@ -117,11 +118,14 @@ def _pick_html(summary: Summary, pick: Pick) -> str:
         facts["standard deviation"] = format_quality(quality.std)
     facts |= {
         "decoding state": format_bytes(candidate.state_bytes),
+        "state as published": format_bytes(candidate.published_state_bytes),
         "training speed": format_rate(candidate.tokens_per_second),
         "activation memory": format_bytes(candidate.activation_bytes),
         "training compute": format_flops(candidate.training_flops),
         "parameters": format_count(candidate.parameters),
     }
+    if candidate.published_state_bytes is None:
+        del facts["state as published"]
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return (
         f'<li class="pick"><p class="roles">{escape(" · ".join(pick.roles))}</p>'
@@ -208,13 +212,19 @@ def _captions(summary: Summary) -> dict[str, str]:
     sizes = " Larger symbols are wider models." if len(summary.widths) > 1 else ""
     strokes = " Thicker lines are wider models." if len(summary.widths) > 1 else ""
     ends = " A cross ends a run that diverged." if summary.count("diverged") else ""
+    counted = (
+        " State is what decoding here carries; it can be switched to what the mixer's paper counts, for the "
+        "mixers that have such a count."
+        if any(cell.cost("published_state_bytes") for cell in summary.cells)
+        else ""
+    )
     return {
         "width_title": "Does a wider model help?" if len(summary.widths) > 1 else "How good is each mixer?",
         "width_caption": f"{direction}, {layout}{panels}. {seeds}{crosses} {rates}{published}",
         "cost_caption": (
             f"The best place is {corner} and left for state, compute and memory, {corner} and right for "
             "speed. Nothing measured is both better and cheaper than the points on the grey line."
-            f"{sizes}{crosses} "
+            f"{sizes}{crosses}{counted} "
             "Speed was timed during training, on the machine named above; the others are counted. Compute is "
             "that of one whole run, forward and backward."
         ),
@@ -223,6 +233,25 @@ def _captions(summary: Summary) -> dict[str, str]:
             f"as all of them were trained; faint lines are the seeds.{strokes}{ends}"
         ),
     }
+
+
+def _generation_html(summary: Summary) -> str:
+    """The figure of generation, if decoding was measured or is still to be."""
+    if not summary.decode_contexts and not any(run.spec.decode_contexts for run in summary.runs):
+        return ""
+    caption = (
+        "Tokens per second when one sequence is decoded greedily, at the end of contexts of growing length, "
+        "and the bytes that are carried there from token to token. Both were taken of the trained models; "
+        "speed depends on the machine, which was busy with other runs meanwhile. Symbols are means over "
+        "seeds, bars reach from the slowest to the fastest."
+    )
+    ends: dict[str, None] = {}
+    for cell in summary.cells:
+        for run in cell.runs:
+            if run.decoding_stopped:
+                ends[f"{cell.mixer} goes no further in {cell.setting}: {run.decoding_stopped}."] = None
+    words = {"caption": escape(caption), "ends": list_html(ends)}
+    return fill_template(_PACKAGE, "generation_figure.html", words)
 
 
 def _mixers_html(summary: Summary) -> str:

@@ -13,7 +13,9 @@ from typing import Any
 from gatework.files import read_json, remove_leftovers, write_atomically
 from gatework.study.spec import RunSpec, StudyError, is_finite_number
 
-RESULT_FORMAT = "gatework.result/2"
+RESULT_FORMAT = "gatework.result/3"
+#: What is read as well: before decoding was timed.
+_OLDER_RESULT_FORMATS = ("gatework.result/2",)
 STATUSES = ("finished", "diverged", "failed")
 #: Numbers of a run on test data, and on the validation data that learning rates are chosen by.
 METRICS = ("quality", "loss", "validation_quality", "validation_loss")
@@ -29,6 +31,8 @@ _KEYS = {
     "environment",
     "started",
 }
+#: What is known of decoding at one length of context; the rate alone is a timing.
+DECODING = ("context", "tokens_per_second", "state_bytes")
 
 
 class ResultStore:
@@ -104,9 +108,12 @@ def check_result(result: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Saying what is wrong.
     """
-    if result.get("format") != RESULT_FORMAT:
-        raise ValueError(f"format must be {RESULT_FORMAT!r}, got {result.get('format')!r:.80}")
-    if missing := sorted(_KEYS - set(result)):
+    formats = (RESULT_FORMAT, *_OLDER_RESULT_FORMATS)
+    if result.get("format") not in formats:
+        known = " or ".join(map(repr, formats))
+        raise ValueError(f"format must be {known}, got {result.get('format')!r:.80}")
+    keys = _KEYS | {"decoding"} if result["format"] == RESULT_FORMAT else _KEYS
+    if missing := sorted(keys - set(result)):
         raise ValueError(f"it lacks {', '.join(missing)}")
     try:
         run_id = RunSpec.from_json(result["spec"]).run_id
@@ -145,6 +152,24 @@ def _check_numbers(result: Mapping[str, Any]) -> None:
         _check_table("curve", point)
     if not isinstance(result["environment"], dict | None):
         raise ValueError(f"environment must be an object or null, got {result['environment']!r:.80}")
+    _check_decoding(result.get("decoding"))
+
+
+def _check_decoding(decoding: Any) -> None:
+    """Check what was measured of decoding: a list of numbers at growing contexts, and why it ends."""
+    if decoding is None:
+        return
+    if not isinstance(decoding, dict) or set(decoding) != {"measured", "stopped"}:
+        raise ValueError(f"decoding must hold measured and stopped, or be null, got {decoding!r:.80}")
+    if not isinstance(decoding["stopped"], str | None):
+        raise ValueError(f"decoding: stopped must be text or null, got {decoding['stopped']!r:.80}")
+    if not isinstance(decoding["measured"], list):
+        raise ValueError(f"decoding: measured must be a list, got {decoding['measured']!r:.80}")
+    for row in decoding["measured"]:
+        _check_table("decoding", row)
+        whole = ("context", "state_bytes")
+        if set(row) != set(DECODING) or not all(isinstance(row[name], int) for name in whole):
+            raise ValueError(f"decoding must hold {', '.join(DECODING)} at each context, got {row!r:.80}")
 
 
 def _check_table(name: str, table: Any) -> None:
@@ -164,6 +189,12 @@ def finite_json(value: Any) -> Any:
     if isinstance(value, list):
         return [finite_json(entry) for entry in value]
     return value
+
+
+def decoding_columns(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return a table's columns of decoding speed: ``"decoding tokens_per_second at 64"`` and so on."""
+    measured = (result.get("decoding") or {}).get("measured", [])
+    return {f"decoding tokens_per_second at {row['context']}": row["tokens_per_second"] for row in measured}
 
 
 def write_table(path: Path, runs: Sequence[RunSpec], results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -200,6 +231,7 @@ def _row(run: RunSpec, result: Mapping[str, Any] | None) -> dict[str, Any]:
         "status": result["status"],
         **{name: metrics[name] for name in METRICS},
         **(result.get("cost") or {}),
+        **decoding_columns(result),
         **{f"slice {name}": value for name, value in metrics["slices"].items()},
         "layers": json.dumps(run.layers),
         **{f"setting {name}": value for name, value in run.setting.items()},

@@ -15,6 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.registry import suggestion
+from gatework.study.decoding import FLOAT_BYTES, decoding_speed
 from gatework.study.flops import step_cost
 from gatework.study.results import RESULT_FORMAT, no_metrics
 from gatework.study.spec import RunSpec
@@ -25,15 +26,14 @@ from gatework.training.environment import environment
 from gatework.training.options import TrainerOptions
 from gatework.training.trainer import make_trainer, quiet
 
-_FLOAT_BYTES = 4
-
 
 def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Train one model and return its result as JSON.
 
     Weights and the order of the data follow from the spec's seed, the data from its setting alone, so that
     every mixer reads the same. The learning curve is of validation data; test data are read once, after the
-    last step. Training that stops being finite is a result, with status ``"diverged"``.
+    last step, and then decoding is timed. Training that stops being finite is a result, with status
+    ``"diverged"``.
 
     Args:
         spec: A run as :class:`~gatework.study.spec.RunSpec` writes it.
@@ -73,6 +73,7 @@ def execute(spec: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
         "cost": _cost(model, task, recorder),
         "curve": recorder.curve,
+        "decoding": decoding_speed(model, run.decode_contexts) if message is None else None,
         "environment": environment(),
         "started": started,
     }
@@ -190,9 +191,11 @@ def _evaluate(trainer: Trainer, module: NextTokenModule, task: Task, recorder: _
 def _cost(model: GateworkForCausalLM, task: Task, recorder: _Recorder) -> dict[str, Any]:
     steps = [(step_cost(model, batch), count) for batch, count in recorder.batches()]
     flops = sum(step.flops * count for step, count in steps)
+    published = model.published_state_size(task.length)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "state_bytes": model.state_size(task.length) * _FLOAT_BYTES,
+        "state_bytes": model.state_size(task.length) * FLOAT_BYTES,
+        "published_state_bytes": None if published is None else published * FLOAT_BYTES,
         "activation_bytes": max((step.activation_bytes for step, _ in steps), default=None),
         "flops_per_token": flops / recorder.tokens if recorder.tokens else None,
         "training_flops": flops,

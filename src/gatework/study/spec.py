@@ -15,10 +15,14 @@ from typing import Any
 from gatework.files import FileError, read_json
 from gatework.tasks.task import Quality
 
-STUDY_FORMAT = "gatework.study/2"
+STUDY_FORMAT = "gatework.study/3"
+#: What is read as well: before decoding was timed.
+_OLDER_STUDY_FORMATS = ("gatework.study/2",)
 STUDY_FILE = "study.json"
 #: What a comparison may hold equal between mixers.
 BUDGETS = ("steps", "tokens", "flops", "seconds")
+#: Fields of a run that say what to measure on the trained model, and nothing of the training.
+_MEASURED = frozenset({"decode_contexts"})
 
 
 class StudyError(FileError):
@@ -51,6 +55,8 @@ def is_finite_number(value: Any) -> bool:
 class RunSpec:
     """Everything that decides the result of one training: equal specs are the same run.
 
+    ``decode_contexts``, which is measured on the trained model, is no part of that identity.
+
     Attributes:
         task: What is trained for, such as ``"recall"``.
         setting: The task's own options.
@@ -62,6 +68,7 @@ class RunSpec:
         seed: Seed of weights and data order.
         training: Steps, batch size and whatever else the training takes.
         model: Options of the model around the mixers (positions, channel mixer, ...).
+        decode_contexts: Lengths of context, growing, at which the trained model's decoding is timed.
 
     Raises:
         TypeError: If a field has another type, or holds something that is not JSON.
@@ -78,6 +85,7 @@ class RunSpec:
     seed: int
     training: Mapping[str, Any]
     model: Mapping[str, Any] = field(default_factory=dict)
+    decode_contexts: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for name in ("task", "setting_name", "mixer"):
@@ -89,15 +97,16 @@ class RunSpec:
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} must be a mapping, got {getattr(self, name)!r}")
         _check_layers(self.layers)
+        _check_contexts(self.decode_contexts)
         # Plain copies: tuples become lists, and no later change by the caller can alter the identity.
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
-        for name in ("setting", "layers", "training", "model"):
+        for name in ("setting", "layers", "training", "model", "decode_contexts"):
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
 
     @cached_property
     def run_id(self) -> str:
         """Sixteen hexadecimal digits that name this run: the hash of its content."""
-        return spec_hash(self.to_json())
+        return spec_hash({name: value for name, value in self.to_json().items() if name not in _MEASURED})
 
     @property
     def label(self) -> str:
@@ -108,18 +117,19 @@ class RunSpec:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the spec as a JSON object."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        """Return the spec as a JSON object, without what is to be measured if that is nothing."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value or name not in _MEASURED}
 
     @classmethod
     def from_json(cls, value: Any) -> RunSpec:
-        """Make a spec from a JSON object with exactly its keys.
+        """Make a spec from a JSON object with exactly its keys; older ones have no ``decode_contexts``.
 
         Raises:
             TypeError: If ``value`` is no object, or a field has another type.
             ValueError: If a key is missing or unknown, or a field is out of range.
         """
-        _check_keys("spec", value, {entry.name for entry in fields(cls)})
+        _check_keys("spec", value, {entry.name for entry in fields(cls)} - _MEASURED, optional=_MEASURED)
         return cls(**value)
 
 
@@ -199,9 +209,11 @@ class StudySpec:
             TypeError: If something in it has another type.
             ValueError: If it has another format, or something in it is missing, unknown or out of range.
         """
-        if not isinstance(value, Mapping) or value.get("format") != STUDY_FORMAT:
+        formats = (STUDY_FORMAT, *_OLDER_STUDY_FORMATS)
+        if not isinstance(value, Mapping) or value.get("format") not in formats:
             found = value.get("format") if isinstance(value, Mapping) else value
-            raise ValueError(f"format must be {STUDY_FORMAT!r}, got {found!r:.80}")
+            known = " or ".join(map(repr, formats))
+            raise ValueError(f"format must be {known}, got {found!r:.80}")
         _check_keys("study", value, {"format", *(entry.name for entry in fields(cls))})
         _check_keys("quality", value["quality"], {entry.name for entry in fields(Quality)})
         for name in ("runs", "notes", "plugins"):
@@ -253,12 +265,12 @@ def _as_lists(value: Any) -> Any:
     return value
 
 
-def _check_keys(what: str, value: Any, expected: set[str]) -> None:
+def _check_keys(what: str, value: Any, expected: set[str], *, optional: frozenset[str] = frozenset()) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"{what} must be an object, got {value!r:.80}")
     if missing := sorted(expected - set(value)):
         raise ValueError(f"{what} lacks {', '.join(missing)}")
-    if unknown := sorted(map(repr, set(value) - expected)):
+    if unknown := sorted(map(repr, set(value) - expected - optional)):
         raise ValueError(f"{what} has unknown keys {', '.join(unknown):.80}")
 
 
@@ -291,3 +303,12 @@ def _check_layers(layers: Any) -> None:
     for layer in layers:
         if not isinstance(layer, Mapping) or not isinstance(layer.get("name"), str):
             raise TypeError(f"every layer must be an object with a 'name', got {layer!r:.80}")
+
+
+def _check_contexts(contexts: Any) -> None:
+    if isinstance(contexts, str) or not isinstance(contexts, Sequence):
+        raise TypeError(f"decode_contexts must be a list of lengths, got {contexts!r:.80}")
+    for before, context in zip((1, *contexts), contexts, strict=False):
+        _check_integer("decode_contexts", context, minimum=2)
+        if context <= before:
+            raise ValueError(f"decode_contexts must grow, got {context} after {before}")

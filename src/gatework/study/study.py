@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatework.study.results import METRICS, ResultStore
+from gatework.study.results import METRICS, ResultStore, decoding_columns
 from gatework.study.spec import StudySpec
 from gatework.study.summary import STATUSES, Cell, Run, Summary, summarise
 
@@ -67,7 +67,8 @@ class Study:
         """One row per run of the grid.
 
         ``quality``, ``loss`` and the slices are measured on test data, ``validation_quality`` and
-        ``validation_loss`` on the data by which learning rates are chosen. All measured costs follow.
+        ``validation_loss`` on the data by which learning rates are chosen. All measured costs follow, then
+        the speed of decoding at each context.
         """
         return _table([_run_row(run) for run in self.summary.runs])
 
@@ -117,7 +118,8 @@ def strip_timings(result: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = deepcopy(dict(result))
     del kept["started"]
-    for table in (kept["cost"], *(kept["curve"] or ())):
+    measured = (kept.get("decoding") or {}).get("measured", ())
+    for table in (kept["cost"], *(kept["curve"] or ()), *measured):
         for name in _TIMINGS:
             (table or {}).pop(name, None)
     return kept
@@ -140,6 +142,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "status": run.status,
         **{name: metrics.get(name) for name in METRICS},
         **_costs(run),
+        **decoding_columns(result),
         **{f"slice {name}": value for name, value in metrics.get("slices", {}).items()},
         "message": result.get("message"),
     }
@@ -158,6 +161,7 @@ def _cell_row(cell: Cell, costs: list[str]) -> dict[str, Any]:
         "num_diverged": cell.count("diverged"),
         "validation": None if validation is None else validation.mean,
         **{name: None if mean is None else mean.mean for name, mean in means.items()},
+        **{f"decoding tokens_per_second at {context}": rate.mean for context, rate in cell.decoding.items()},
     }
 
 

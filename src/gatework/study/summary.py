@@ -17,7 +17,14 @@ from gatework.study.spec import RunSpec, StudySpec
 from gatework.tasks.task import Quality
 
 STATUSES = ("finished", "diverged", "failed", "missing")
-_COSTS = ("state_bytes", "activation_bytes", "tokens_per_second", "parameters", "training_flops")
+_COSTS = (
+    "state_bytes",
+    "published_state_bytes",
+    "activation_bytes",
+    "tokens_per_second",
+    "parameters",
+    "training_flops",
+)
 
 _Item = TypeVar("_Item")
 _Key = TypeVar("_Key")
@@ -56,6 +63,18 @@ class Run:
     def quality(self) -> float | None:
         """The headline number, on test data, which only a finished run has."""
         return self.metric("quality") if self.status == "finished" else None
+
+    @property
+    def decoding(self) -> Mapping[int, Mapping[str, Any]]:
+        """What was measured of decoding, by length of context; nothing where it was not."""
+        measured = ((self.result or {}).get("decoding") or {}).get("measured", ())
+        return {row["context"]: row for row in measured}
+
+    @property
+    def decoding_stopped(self) -> str | None:
+        """Why decoding was not measured at longer contexts that were asked for."""
+        stopped: str | None = ((self.result or {}).get("decoding") or {}).get("stopped")
+        return stopped
 
     @property
     def validation_quality(self) -> float | None:
@@ -133,6 +152,24 @@ class Cell:
         """Summarise one measured cost over the seeds."""
         return Spread.of(run.cost(name) for run in self.runs)
 
+    @cached_property
+    def decoding(self) -> dict[int, Spread]:
+        """Tokens per second of decoding over the seeds, by length of context."""
+        return self._decoded("tokens_per_second")
+
+    @cached_property
+    def decoding_state(self) -> dict[int, Spread]:
+        """Bytes that decoding carries, by length of context."""
+        return self._decoded("state_bytes")
+
+    def _decoded(self, name: str) -> dict[int, Spread]:
+        contexts = sorted({context for run in self.runs for context in run.decoding})
+        found = {
+            context: Spread.of(run.decoding.get(context, {}).get(name) for run in self.runs)
+            for context in contexts
+        }
+        return {context: spread for context, spread in found.items() if spread is not None}
+
     def count(self, status: str) -> int:
         """Return how many seeds ended (or not) with that status."""
         return sum(run.status == status for run in self.runs)
@@ -148,6 +185,7 @@ class Candidate:
         quality: On test data, mean over settings; its spread is that of the seeds, each averaged over the
             settings.
         state_bytes: Decoding state, in the setting where it is largest.
+        published_state_bytes: The same as the mixers' papers count it, if they do.
         activation_bytes: Memory kept for the backward pass, in the setting where it is largest.
         tokens_per_second: Training throughput, mean over settings.
         parameters: Trainable parameters, in the setting where they are most.
@@ -158,6 +196,7 @@ class Candidate:
     width: int
     quality: Spread
     state_bytes: float | None
+    published_state_bytes: float | None
     activation_bytes: float | None
     tokens_per_second: float | None
     parameters: float | None
@@ -205,6 +244,11 @@ class Summary:
         return [
             self._best_cell(mixer, setting, width, runs) for (mixer, setting, width), runs in groups.items()
         ]
+
+    @cached_property
+    def decode_contexts(self) -> list[int]:
+        """Lengths of context at which decoding was measured in any run, growing."""
+        return sorted({context for run in self.runs for context in run.decoding})
 
     @property
     def has_rate_choice(self) -> bool:

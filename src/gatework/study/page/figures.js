@@ -91,12 +91,12 @@ function drawDots(plot, cells, published) {
 }
 
 const COST_TITLES = {
-  state: "Decoding state", flops: "Training compute", memory: "Activation memory", rate: "Training speed",
+  state: "Decoding state", published_state: "Decoding state as published", flops: "Training compute", memory: "Activation memory", rate: "Training speed",
 };
-const COSTS = Object.keys(COST_TITLES);
 
 function drawCosts(selection) {
-  const jobs = settingsShown(selection).flatMap((setting) => COSTS.map((cost) => ({ setting, cost })));
+  const costs = [selection.state ?? "state", "flops", "memory", "rate"];
+  const jobs = settingsShown(selection).flatMap((setting) => costs.map((cost) => ({ setting, cost })));
   const titles = jobs.map(({ setting, cost }) =>
     page.settings.length > 1 ? `${COST_TITLES[cost]}, ${page.settings[setting]}` : COST_TITLES[cost]);
   panels("cost-panels", titles).forEach((plot, index) => {

@@ -1,7 +1,7 @@
 // The page of one study: its controls, its columns, and what is redrawn when.
 
 const COST_NAMES = [
-  "parameters", "state_bytes", "activation_bytes", "flops_per_token", "training_flops", "training_tokens",
+  "parameters", "state_bytes", "published_state_bytes", "activation_bytes", "flops_per_token", "training_flops", "training_tokens",
   "tokens_per_second", "seconds",
 ];
 const METRIC_NAMES = ["quality", "loss", "validation_quality", "validation_loss"];
@@ -19,17 +19,21 @@ const COLUMNS = [
   { key: "loss", title: "loss" },
   { key: "parameters", title: "parameters" },
   { key: "state_bytes", title: "state" },
+  { key: "published_state_bytes", title: "state as published" },
   { key: "activation_bytes", title: "memory" },
   { key: "training_flops", title: "compute" },
-  { key: "tokens_per_second", title: "tokens/s" },
+  { key: "tokens_per_second", title: "tokens/s training" },
+  ...page.decode_contexts.slice(-1).map((context) => ({ key: `decode_${context}`, title: `tokens/s decoding at ${context}` })),
   { key: "seconds", title: "time" },
-].filter(({ key }) => key !== "setting" || page.settings.length > 1);
+].filter(({ key }) => (key !== "setting" || page.settings.length > 1)
+  && (key !== "published_state_bytes" || page.has_published_state));
 
 const CSV = [
   ["run_id", (run) => run.id], ["mixer", nameOf], ["layers", (run) => run.layers], ["setting", settingOf],
   ...["width", "learning_rate", "seed"].map((key) => [key, (run) => run.values[key]]),
   ["status", (run) => run.status],
   ...[...METRIC_NAMES, ...COST_NAMES].map((key) => [key, (run) => run.values[key]]),
+  ...page.decode_contexts.map((context) => [`decoding tokens_per_second at ${context}`, (run) => run.values[`decode_${context}`]]),
   ["message", (run) => run.message],
 ];
 
@@ -43,6 +47,7 @@ function runDetail(run) {
     ["run", run.id], ["layers", run.layers], ["status", run.status], ["message", run.message],
     [`validation ${page.quality.name}`, run.texts.validation_quality], ["validation loss", run.texts.validation_loss],
     ["compute per token", run.texts.flops_per_token], ["training tokens", run.texts.training_tokens],
+    ...page.decode_contexts.map((context) => [`decoding tokens/s at ${context}`, run.texts[`decode_${context}`]]),
     ["started", run.started], ["environment", run.environment],
   ]);
   const command = document.querySelector(".command").textContent;
@@ -58,6 +63,13 @@ function buildControls() {
   const clearest = page.settings[page.clearest_setting];
   choice(form("cost-controls"), "setting", "Setting", settingOptions(), clearest, redrawCosts);
   choice(form("cost-controls"), "width", "Width", widthOptions(), page.widths.length > 1 ? "" : page.widths[0], redrawCosts);
+  const counts = [["state", "as decoding carries it"], ["published_state", "as published"]];
+  choice(form("cost-controls"), "state", "State", page.has_published_state ? counts : counts.slice(0, 1), "state", redrawCosts);
+  const generation = form("generation-controls");
+  if (generation) {
+    choice(generation, "setting", "Setting", settingOptions(), clearest, redrawGeneration);
+    choice(generation, "width", "Width", widthOptions(), page.widths.at(-1), redrawGeneration);
+  }
   const curves = form("curve-controls");
   choice(curves, "setting", "Setting", settingOptions(), clearest, redrawCurves);
   choice(curves, "width", "Width", widthOptions(), page.widths.at(-1), redrawCurves);
@@ -69,11 +81,13 @@ function buildControls() {
 
 const redrawWidths = () => drawWidths(selectionOf("width-controls"));
 const redrawCosts = () => drawCosts(selectionOf("cost-controls"));
+const redrawGeneration = () => drawGeneration(selectionOf("generation-controls"));
 const redrawCurves = () => drawCurves(selectionOf("curve-controls"));
 
 function drawAll() {
   redrawWidths();
   redrawCosts();
+  if (document.getElementById("generation-controls")) redrawGeneration();
   redrawCurves();
   drawTable();
 }
