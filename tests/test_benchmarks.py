@@ -17,10 +17,14 @@ SMALL = {
     "based_chunked": ["--length", "256", "--turns", "1"],
     "block_masks": ["--length", "512", "--turns", "1"],
     "block_sparse_attention": ["--length", "256", "--heads", "2", "--densities", "0.5", "--turns", "1"],
+    "selective_scan": ["--length", "256", "--longest", "1024", "--turns", "1", "--no-memory"],
     "sigmoid_attention": ["--length", "128", "--turns", "1"],
     "gna_simulator": ["--shrink", "8", "--turns", "1"],
     "flash_sigmoid_cubin": ["--head-dims", "32", "--dtypes", "float16", "--options", "causal"],
-    "recurrent_scaling": ["--longest", "2048", "--turns", "1"],
+    "linear_recurrence": ["--length", "256", "--longest", "2048", "--turns", "1"],
+    "long_conv": ["--length", "256", "--batch", "2", "--dim", "16", "--turns", "1"],
+    "mixers": ["--mixers", "mamba2", "big_bird", "--longest", "2048", "--turns", "1", "--threads", "1"],
+    "ttt": ["--length", "48", "--longest", "2048", "--turns", "1"],
 }
 
 
