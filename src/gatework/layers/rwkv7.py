@@ -135,7 +135,7 @@ class RWKV7(Mixer):
         """Per head ``r, k, v, g, -kk, a kk``; the gate per channel; and the latest token."""
         shifted, last = token_shift(x, last)
         change = shifted - x
-        x_r, x_w, x_k, x_v, x_a, x_g = (x + change * mix for mix in self.x_x)
+        x_r, x_w, x_k, x_v, x_a, x_g = (torch.addcmul(x, change, mix) for mix in self.x_x)
         wide = torch.promote_types(x.dtype, torch.float32)
         decay = -math.exp(-0.5) * self.w_lora(x_w).to(wide).sigmoid()
         rate = self.a_lora(x_a).to(wide).sigmoid()

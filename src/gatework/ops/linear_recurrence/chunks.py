@@ -19,7 +19,9 @@ def split_chunks(
     Zero keys and values add nothing to the state, and a zero log-decay keeps it, so the padding is exact.
     """
     size = min(size, tensor.shape[2])
-    padded = F.pad(tensor, (0, 0, 0, -tensor.shape[2] % size))
+    missing = -tensor.shape[2] % size
+    # In one piece, so that the products to come need not copy it again.
+    padded = F.pad(tensor, (0, 0, 0, missing)) if missing else tensor.contiguous()
     chunks: Tensor = padded.unflatten(2, (padded.shape[2] // size, size))
     return chunks
 
@@ -80,13 +82,9 @@ class _ChunkStates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, transition: Tensor | None, update: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        before = []
-        for move, added in zip(_per_chunk(transition, update), update.unbind(1), strict=True):
-            before.append(state)
-            state = _moved(move, state, added)
-        states = torch.stack(before, 1)
+        states, last = _follow(_per_chunk(transition, update), state, update)
         ctx.save_for_backward(transition, states)
-        return states, state
+        return states, last
 
     @staticmethod
     def backward(ctx: Any, grad_before: Tensor, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -107,13 +105,29 @@ class _ChunkStates(torch.autograd.Function):
         return grad_factors.sum_to_size(transition.shape), grad_update, grad
 
 
+def _follow(moves: Sequence[Tensor | None], state: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
+    """The state before each chunk, and the state after the last."""
+    if torch.compiler.is_compiling():  # graphs hold no tensor that is written piece by piece
+        before = []
+        for move, added in zip(moves, update.unbind(1), strict=True):
+            before.append(state)
+            state = _moved(move, state, added)
+        return torch.stack(before, 1), state
+    states, last = torch.empty_like(update), torch.empty_like(state)
+    states[:, 0] = state
+    places = (*states.unbind(1)[1:], last)
+    for move, before, added, after in zip(moves, states.unbind(1), update.unbind(1), places, strict=True):
+        _moved(move, before, added, out=after)
+    return states, last
+
+
 def _per_chunk(transition: Tensor | None, states: Tensor) -> Sequence[Tensor | None]:
     return [None] * states.shape[1] if transition is None else transition.unbind(1)
 
 
-def _moved(move: Tensor | None, state: Tensor, added: Tensor) -> Tensor:
+def _moved(move: Tensor | None, state: Tensor, added: Tensor, *, out: Tensor | None = None) -> Tensor:
     if move is None:
-        return state + added
+        return torch.add(state, added, out=out)
     if move.shape[-1] > 1:
-        return torch.baddbmm(added, move, state)
-    return torch.addcmul(added, move, state)
+        return torch.baddbmm(added, move, state, out=out)
+    return torch.addcmul(added, move, state, out=out)

@@ -77,7 +77,7 @@ def gated_linear_attention(
             )
         else:
             size = chunk_size or _CHUNK_SIZE
-            outputs, state = chunked.gated(queries * scale, keys, values, decay, weight, state, size)
+            outputs, state = chunked.gated(_scaled(queries, scale), keys, values, decay, weight, state, size)
     return outputs.to(v.dtype), state
 
 
@@ -133,7 +133,9 @@ def delta_rule(
             )
         else:
             size = chunk_size or _corrected_chunk_size(q)
-            outputs, state = chunked.delta(queries * scale, keys, values, strength, decay, state, size)
+            outputs, state = chunked.delta(
+                _scaled(queries, scale), keys, values, strength, decay, state, size
+            )
     return outputs.to(v.dtype), state
 
 
@@ -193,7 +195,9 @@ def low_rank_recurrence(
             )
         else:
             size = chunk_size or _corrected_chunk_size(q)
-            outputs, state = chunked.low_rank(queries * scale, keys, values, decay, seen, added, state, size)
+            outputs, state = chunked.low_rank(
+                _scaled(queries, scale), keys, values, decay, seen, added, state, size
+            )
     return outputs.to(v.dtype), state
 
 
@@ -204,6 +208,10 @@ def _wide(
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     state = zero_state(q, v, dtype) if initial_state is None else initial_state.to(dtype)
     return q.to(dtype), k.to(dtype), v.to(dtype), state
+
+
+def _scaled(queries: Tensor, scale: float) -> Tensor:
+    return queries if scale == 1 else queries * scale
 
 
 def _corrected_chunk_size(q: Tensor) -> int:
