@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -18,6 +20,15 @@ class Timing:
 
     def __str__(self) -> str:
         return f"{self.median:9.2f} ({self.fastest:8.2f} - {self.slowest:8.2f})"
+
+
+def settle_allocator() -> None:
+    """Free one block of 31 MiB, so that freed memory stays with the process, as in one that has run a while.
+
+    glibc returns freed memory to the system above a threshold that follows the largest block freed so far (up
+    to 32 MiB). Young processes therefore pay for fresh pages in every call, depending on what ran before.
+    """
+    torch.zeros(31 * 2**18)
 
 
 def take_turns(

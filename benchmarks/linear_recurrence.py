@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from _timing import take_turns
+from _timing import settle_allocator, take_turns
 from gatework.ops import linear_recurrence as ops
 
 HEADS, HEAD_DIM = 2, 64
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    settle_allocator()
     torch.manual_seed(0)
     check_against_loops()
     lengths = [tokens for tokens in (1024, 2048, 4096, 8192, 16384) if tokens <= options.longest]

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 import gatework
-from _timing import take_turns
+from _timing import settle_allocator, take_turns
 from gatework.bench.memory import PeakMeter
 from gatework.layers.mixer import Mixer
 from gatework.registry import mixer_options
@@ -223,6 +223,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    settle_allocator()
     lengths = [length for length in LENGTHS if length <= options.longest]
     if not lengths:
         parser.error(f"--longest must be at least {LENGTHS[0]}")

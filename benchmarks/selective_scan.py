@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import gatework
-from _timing import take_turns
+from _timing import settle_allocator, take_turns
 from gatework.bench.memory import PeakMeter
 from gatework.ops import scan_kernels
 from gatework.ops.selective_scan import selective_scan, selective_scan_reference
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
+    settle_allocator()
     torch.manual_seed(0)
     lengths = [512 * 2**i for i in range(10) if 512 * 2**i <= options.longest]
     results: dict[str, Any] = {

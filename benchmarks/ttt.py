@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import gatework
-from _timing import take_turns
+from _timing import settle_allocator, take_turns
 from gatework.ops.ttt import ttt_linear, ttt_linear_reference, ttt_mlp, ttt_mlp_reference
 
 DIM, HEADS, MINI_BATCH = 128, 2, 16
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(2)
+    settle_allocator()
     torch.manual_seed(0)
     lengths = [length for length in (1024, 2048, 4096, 8192, 16384, 32768) if length <= options.longest]
     results = {
