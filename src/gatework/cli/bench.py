@@ -37,6 +37,8 @@ FAMILIES = (
     "block-causal-documents",
     "block-sparse",
     "block-sparse-64",
+    "random-blocks",
+    "compressed-blocks",
     "neighborhood-2d",
     "neighborhood-2d-blocked",
     "halo-2d",

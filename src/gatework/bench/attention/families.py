@@ -29,6 +29,8 @@ FAMILIES: Mapping[str, str] = {
     "block-causal-documents": "BlockCausalDocument.from_lengths(documents(N), block=256)",
     "block-sparse": "BlockSparse.random(N, N, 128, 0.1)",
     "block-sparse-64": "BlockSparse.random(N, N, 64, 0.1)",
+    "random-blocks": "SlidingWindow(128, 0) | RandomBlocks(128, 3)",
+    "compressed-blocks": "CompressedBlocks(32, 1)",
     "neighborhood-2d": "Neighborhood(grid(N), 7)",
     "neighborhood-2d-blocked": "Neighborhood(grid(N), 8, stride=8)",
     "halo-2d": "Halo(grid(N), 8, 3)",
