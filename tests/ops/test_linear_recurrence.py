@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gatework.ops.linear_recurrence import chunked
 from tests.ops.linear_recurrence_cases import DECAYS, FORMS, call, cut, draw, with_gradients
 
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -92,6 +93,21 @@ def test_any_chunking_continues(form, decay):
     assert start == 70
     pieced = with_gradients((torch.cat(parts, 2), state), tensors)
     for mine, right in zip(pieced, whole, strict=True):
+        torch.testing.assert_close(mine, right, rtol=0, atol=1e-10)
+
+
+@every_form
+@every_decay
+def test_long_sequences_without_gradients_are_computed_in_parts(form, decay, monkeypatch):
+    tensors = draw(form, decay, sizes=(2, 2, 70, 4, 3), seed=1)
+    whole = call(FORMS[form][0], form, tensors)
+    calls, inside = [], chunked.split_chunks
+    monkeypatch.setattr(chunked, "_STRETCH", 32)
+    monkeypatch.setattr(chunked, "split_chunks", lambda x, size: calls.append(x.shape[2]) or inside(x, size))
+    with torch.no_grad():
+        parts = call(FORMS[form][0], form, tensors)
+    assert set(calls) == {32, 6}
+    for mine, right in zip(parts, whole, strict=True):
         torch.testing.assert_close(mine, right, rtol=0, atol=1e-10)
 
 

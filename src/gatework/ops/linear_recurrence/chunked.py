@@ -9,6 +9,8 @@ Sources: arXiv:2312.06635 (section 4), arXiv:2406.06484 (section 3), arXiv:2412.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,9 +18,37 @@ from torch.nn import functional as F
 from gatework.ops.linear_recurrence.chunks import chunk_recurrence, chunk_states, split_chunks
 from gatework.ops.linear_recurrence.decay import decayed_scores
 
+#: Tokens computed at a time where no gradient is recorded: what is held meanwhile stays in memory that the
+#: process has already, and in part in the cache (measured from 1k to 32k tokens).
+_STRETCH = 4096
+
+
+def in_stretches(
+    form: Callable[..., tuple[Tensor, Tensor]], tensors: Sequence[Tensor | None], state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Call ``form(*tensors, state)``, for long sequences in parts: (batch, heads, length, ...)."""
+    known = [tensor for tensor in tensors if tensor is not None]
+    length = known[0].shape[2]
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*known, state))
+    if learns or length <= _STRETCH or torch.compiler.is_compiling():
+        return form(*tensors, state)
+    outputs = []
+    for start in range(0, length, _STRETCH):
+        part = slice(start, start + _STRETCH)
+        output, state = form(*(x if x is None else x[:, :, part] for x in tensors), state)
+        outputs.append(output)
+    return torch.cat(outputs, 2), state
+
 
 def gated(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, bonus: Tensor | None, state: Tensor, size: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    state: Tensor,
+    *,
+    bonus: Tensor | None,
+    size: int,
 ) -> tuple[Tensor, Tensor]:
     """No correction; see :func:`gatework.ops.linear_recurrence.gated_linear_attention`, ``q`` scaled."""
     (q, k, values), log_decay = _split([q, k, v], log_decay, size)
@@ -32,7 +62,7 @@ def gated(
 
 
 def delta(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, state: Tensor, size: int
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, state: Tensor, *, size: int
 ) -> tuple[Tensor, Tensor]:
     """The delta rule; see :func:`gatework.ops.linear_recurrence.delta_rule`, ``q`` scaled."""
     (q, k, values, beta), log_decay = _split([q, k, v, beta.unsqueeze(-1)], log_decay, size)
@@ -57,6 +87,7 @@ def low_rank(
     a: Tensor,
     b: Tensor,
     state: Tensor,
+    *,
     size: int,
 ) -> tuple[Tensor, Tensor]:
     """Rank one; see :func:`gatework.ops.linear_recurrence.low_rank_recurrence`, ``q`` scaled."""

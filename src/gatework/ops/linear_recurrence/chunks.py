@@ -108,11 +108,10 @@ class _ChunkStates(torch.autograd.Function):
 def _follow(moves: Sequence[Tensor | None], state: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
     """The state before each chunk, and the state after the last."""
     if torch.compiler.is_compiling():  # graphs hold no tensor that is written piece by piece
-        before = []
+        reached = [state]
         for move, added in zip(moves, update.unbind(1), strict=True):
-            before.append(state)
-            state = _moved(move, state, added)
-        return torch.stack(before, 1), state
+            reached.append(_moved(move, reached[-1], added))
+        return torch.stack(reached[:-1], 1), reached[-1]
     states, last = torch.empty_like(update), torch.empty_like(state)
     states[:, 0] = state
     places = (*states.unbind(1)[1:], last)

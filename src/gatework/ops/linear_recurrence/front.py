@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -77,7 +79,11 @@ def gated_linear_attention(
             )
         else:
             size = chunk_size or _CHUNK_SIZE
-            outputs, state = chunked.gated(_scaled(queries, scale), keys, values, decay, weight, state, size)
+            outputs, state = chunked.in_stretches(
+                partial(chunked.gated, bonus=weight, size=size),
+                (_scaled(queries, scale), keys, values, decay),
+                state,
+            )
     return outputs.to(v.dtype), state
 
 
@@ -133,8 +139,10 @@ def delta_rule(
             )
         else:
             size = chunk_size or _corrected_chunk_size(q)
-            outputs, state = chunked.delta(
-                _scaled(queries, scale), keys, values, strength, decay, state, size
+            outputs, state = chunked.in_stretches(
+                partial(chunked.delta, size=size),
+                (_scaled(queries, scale), keys, values, strength, decay),
+                state,
             )
     return outputs.to(v.dtype), state
 
@@ -195,8 +203,10 @@ def low_rank_recurrence(
             )
         else:
             size = chunk_size or _corrected_chunk_size(q)
-            outputs, state = chunked.low_rank(
-                _scaled(queries, scale), keys, values, decay, seen, added, state, size
+            outputs, state = chunked.in_stretches(
+                partial(chunked.low_rank, size=size),
+                (_scaled(queries, scale), keys, values, decay, seen, added),
+                state,
             )
     return outputs.to(v.dtype), state
 
