@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import gatework
-from _timing import take_turns
+from _timing import settle_allocator, take_turns
 from gatework.layers.filter_cache import FilterCache
 from gatework.ops.long_conv import causal_conv
 
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(2)
+    settle_allocator()
     results = measure(options.batch, options.length, options.dim, options.turns)
     results["decode"] = measure_decoding(options.length, options.dim, options.turns)
     if options.json:
