@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import gatework
+from _crossover import against_attention
 from _timing import settle_allocator, take_turns
 from gatework.bench.memory import PeakMeter
 from gatework.ops import scan_kernels
@@ -88,28 +88,9 @@ def against_loop(name: str, length: int, turns: int) -> dict[str, Any]:
     return results
 
 
-def against_attention(lengths: list[int], turns: int, *, train: bool) -> dict[str, Any]:
-    """Milliseconds of whole layers by length, the exponent of their growth, and the crossover."""
-    mixers = {name: gatework.create_mixer(name, DIM, **options) for name, options in MIXERS.items()}
-    results: dict[str, Any] = {name: {"ms": {}} for name in MIXERS}
-    for length in lengths:
-        x = torch.randn(1, length, DIM)
-
-        def both_ways(mixer: torch.nn.Module, x: torch.Tensor = x) -> None:
-            mixer(x).sum().backward()
-
-        sides = {
-            name: partial(both_ways, mixer) if train else partial(forward, partial(mixer, x))
-            for name, mixer in mixers.items()
-        }
-        for name, timing in take_turns(sides, turns).items():
-            results[name]["ms"][length] = timing.median
-    for result in results.values():
-        times = result["ms"]
-        result["exponent"] = float(np.polyfit(np.log(lengths), np.log(list(times.values())), 1)[0])
-        faster = [length for length in lengths if times[length] < results["attention"]["ms"][length]]
-        result["crossover"] = min(faster, default=None)
-    return results
+def layers() -> dict[str, torch.nn.Module]:
+    """Whole layers, attention among them."""
+    return {name: gatework.create_mixer(name, DIM, **options) for name, options in MIXERS.items()}
 
 
 def training(description: Mapping[str, Any]) -> tuple[Side, Side]:
@@ -175,8 +156,8 @@ def main() -> None:
     lengths = [512 * 2**i for i in range(10) if 512 * 2**i <= options.longest]
     results: dict[str, Any] = {
         "loop": {name: against_loop(name, options.length, options.turns) for name in OPERATORS},
-        "forward": against_attention(lengths, options.turns, train=False),
-        "train": against_attention(lengths, options.turns, train=True),
+        "forward": against_attention(layers(), DIM, lengths, options.turns, train=False),
+        "train": against_attention(layers(), DIM, lengths, options.turns, train=True),
     }
     if not options.no_memory:
         results["memory"] = memory([options.length, 2 * options.length, 4 * options.length])

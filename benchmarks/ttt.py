@@ -16,10 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 import gatework
+from _crossover import against_attention
 from _timing import settle_allocator, take_turns
 from gatework.ops.ttt import ttt_linear, ttt_linear_reference, ttt_mlp, ttt_mlp_reference
 
@@ -90,29 +90,9 @@ def against_definition(kind: str, length: int, turns: int) -> dict[str, Any]:
     return results
 
 
-def against_attention(lengths: list[int], turns: int, *, train: bool) -> dict[str, Any]:
-    """Milliseconds of whole layers by length, the exponent of their growth, and the crossover."""
-    names = ("attention", *KINDS)
-    mixers = {name: gatework.create_mixer(name, DIM, num_heads=HEADS) for name in names}
-    results: dict[str, Any] = {name: {"ms": {}} for name in names}
-    for length in lengths:
-        x = torch.randn(1, length, DIM)
-
-        def both_ways(mixer: torch.nn.Module, x: torch.Tensor = x) -> None:
-            mixer(x).sum().backward()
-
-        sides = {
-            name: partial(both_ways, mixer) if train else partial(without_gradients, partial(mixer, x))
-            for name, mixer in mixers.items()
-        }
-        for name, timing in take_turns(sides, turns).items():
-            results[name]["ms"][length] = timing.median
-    for result in results.values():
-        times = result["ms"]
-        result["exponent"] = float(np.polyfit(np.log(lengths), np.log(list(times.values())), 1)[0])
-        faster = [length for length in lengths if times[length] < results["attention"]["ms"][length]]
-        result["crossover"] = min(faster, default=None)
-    return results
+def layers() -> dict[str, torch.nn.Module]:
+    """Whole layers, attention among them."""
+    return {name: gatework.create_mixer(name, DIM, num_heads=HEADS) for name in ("attention", *KINDS)}
 
 
 def main() -> None:
@@ -130,8 +110,8 @@ def main() -> None:
     lengths = [length for length in (1024, 2048, 4096, 8192, 16384, 32768) if length <= options.longest]
     results = {
         "definition": {kind: against_definition(kind, options.length, options.turns) for kind in KINDS},
-        "forward": against_attention(lengths, options.turns, train=False),
-        "train": against_attention(lengths, options.turns, train=True),
+        "forward": against_attention(layers(), DIM, lengths, options.turns, train=False),
+        "train": against_attention(layers(), DIM, lengths, options.turns, train=True),
     }
     if options.json:
         print(json.dumps(results, indent=2))

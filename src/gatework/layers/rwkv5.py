@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatework.layers.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.mixer import State
+from gatework.layers.rwkv_memory import MatrixMemory, normalise_heads
 from gatework.layers.token_shift import token_shift
 from gatework.ops.linear_recurrence import gated_linear_attention, gated_linear_attention_step
 
@@ -15,7 +16,7 @@ from gatework.ops.linear_recurrence import gated_linear_attention, gated_linear_
 _HEAD_SIZE_DIVISOR = 8
 
 
-class RWKV5(Mixer):
+class RWKV5(MatrixMemory):
     """``y_t = (S_{t-1} + diag(u) k_t v_t^T)^T r_t``, ``S_t = diag(exp(-exp(w))) S_{t-1} + k_t v_t^T``.
 
     Section 4.1 of the paper. Receptance ``r``, keys, values and the gate are projections of mixtures of a
@@ -39,12 +40,11 @@ class RWKV5(Mixer):
         layer_index: int = 0,
         num_layers: int = 12,
     ) -> None:
-        super().__init__(dim)
+        super().__init__(dim, num_heads, head_dim)
         if not 0 <= layer_index < num_layers:
             raise ValueError(
                 f"layer_index must lie in 0 .. num_layers - 1 = {num_layers - 1}, got {layer_index}"
             )
-        self.num_heads, self.head_dim = heads_of(dim, num_heads, head_dim)
         per_head = (self.num_heads, self.head_dim)
         depth, rest = layer_index / max(num_layers - 1, 1), 1 - layer_index / num_layers
         channel = torch.arange(dim)
@@ -64,26 +64,6 @@ class RWKV5(Mixer):
         self.output = nn.Linear(dim, dim, bias=False)
         self.ln_x = nn.GroupNorm(self.num_heads, dim)
 
-    def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
-        """Mix a whole sequence in time linear in its length."""
-        y, _, _ = self._mix(x, x.new_zeros(x.shape[0], self.dim), None)
-        return y
-
-    def state_layout(self) -> dict[str, StateTensor]:
-        """``{"memory", "last"}``: the matrix state and the latest token."""
-        return {
-            "memory": StateTensor((self.num_heads, self.head_dim, self.head_dim), "wide"),
-            "last": StateTensor((self.dim,)),
-        }
-
-    def prefill(
-        self, x: Float[Tensor, "batch length channels"], state: State | None = None
-    ) -> tuple[Float[Tensor, "batch length channels"], State]:
-        """Read a stretch of tokens in parallel."""
-        state = self._after(state, x)
-        y, memory, last = self._mix(x, state["last"], state["memory"])
-        return y, {"memory": memory, "last": last}
-
     def step(
         self, x: Float[Tensor, "batch channels"], state: State
     ) -> tuple[Float[Tensor, "batch channels"], State]:
@@ -97,12 +77,7 @@ class RWKV5(Mixer):
         y = self._output(y.to(v.dtype).unsqueeze(2), gate)
         return y.squeeze(1), {"memory": memory, "last": last}
 
-    def state_size(self, length: int) -> int:
-        """``dim * head_dim`` elements and the latest token's ``dim``, whatever the length."""
-        return self.dim * self.head_dim + self.dim
-
     def _mix(self, x: Tensor, last: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, memory and latest token of a stretch that follows ``last`` and ``memory``."""
         (r, k, v, gate), last = self._project(x, last)
         decay, bonus = self._log_decay(r), self.time_faaaa
         y, memory = gated_linear_attention(r, k, v, decay, bonus=bonus, scale=1.0, initial_state=memory)
@@ -130,28 +105,3 @@ class RWKV5(Mixer):
         y = normalise_heads(y / _HEAD_SIZE_DIVISOR, self.ln_x)
         mixed: Tensor = self.output(y * gate)
         return mixed
-
-
-def heads_of(dim: int, num_heads: int | None, head_dim: int | None) -> tuple[int, int]:
-    """Return the number of heads and their width for the one of both that is given; heads of 64 for none.
-
-    Raises:
-        ValueError: If both are given, or the one given does not divide ``dim``.
-    """
-    if num_heads is not None and head_dim is not None:
-        raise ValueError(f"give num_heads or head_dim, not both; got {num_heads} and {head_dim}")
-    if num_heads is not None:
-        return num_heads, check_divisible(dim, num_heads)
-    width = 64 if head_dim is None else head_dim
-    return check_divisible(dim, width, heads_name="head_dim"), width
-
-
-def normalise_heads(
-    y: Float[Tensor, "batch heads length head_dim"], norm: nn.GroupNorm
-) -> Float[Tensor, "batch length channels"]:
-    """Normalise the channels of every head of every token, in at least float32, then scale and shift them."""
-    wide = torch.promote_types(y.dtype, torch.float32)
-    rows: Tensor = F.layer_norm(y.transpose(1, 2).to(wide), y.shape[-1:], eps=norm.eps).flatten(2)
-    if norm.affine:
-        rows = rows * norm.weight.to(wide) + norm.bias.to(wide)
-    return rows.to(y.dtype)

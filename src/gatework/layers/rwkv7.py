@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gatework.layers.mixer import Mixer, State, StateTensor
-from gatework.layers.rwkv5 import heads_of, normalise_heads
+from gatework.layers.mixer import State
+from gatework.layers.rwkv_memory import MatrixMemory, normalise_heads
 from gatework.layers.token_shift import token_shift
 from gatework.ops.linear_recurrence import low_rank_recurrence, low_rank_recurrence_step
 
@@ -18,7 +18,7 @@ from gatework.ops.linear_recurrence import low_rank_recurrence, low_rank_recurre
 _L2_EPS = 1e-6
 
 
-class RWKV7(Mixer):
+class RWKV7(MatrixMemory):
     """``S_t = (diag(exp(g_t)) - (a_t kk_t) kk_t^T) S_{t-1} + k_t v_t^T``, ``y_t = S_t^T r_t``.
 
     Section 4 of the paper. All inputs are mixtures of a token with the one before it. The log-decay ``g``
@@ -50,11 +50,10 @@ class RWKV7(Mixer):
         norm_affine: bool = True,
         norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__(dim)
+        super().__init__(dim, num_heads, head_dim)
         for name, rank in (("decay_rank", decay_rank), ("rate_rank", rate_rank), ("gate_rank", gate_rank)):
             if rank < 1:
                 raise ValueError(f"{name} must be at least 1, got {rank}")
-        self.num_heads, self.head_dim = heads_of(dim, num_heads, head_dim)
         # Zeros as in the authors' code: at first no token is shifted and nothing corrected.
         self.x_x = nn.Parameter(torch.zeros(6, dim))
         self.k_k = nn.Parameter(torch.zeros(dim))
@@ -74,26 +73,6 @@ class RWKV7(Mixer):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
-        """Mix a whole sequence in time linear in its length."""
-        y, _, _ = self._mix(x, x.new_zeros(x.shape[0], self.dim), None)
-        return y
-
-    def state_layout(self) -> dict[str, StateTensor]:
-        """``{"memory", "last"}``: the matrix state and the latest token."""
-        return {
-            "memory": StateTensor((self.num_heads, self.head_dim, self.head_dim), "wide"),
-            "last": StateTensor((self.dim,)),
-        }
-
-    def prefill(
-        self, x: Float[Tensor, "batch length channels"], state: State | None = None
-    ) -> tuple[Float[Tensor, "batch length channels"], State]:
-        """Read a stretch of tokens in parallel."""
-        state = self._after(state, x)
-        y, memory, last = self._mix(x, state["last"], state["memory"])
-        return y, {"memory": memory, "last": last}
-
     def step(
         self, x: Float[Tensor, "batch channels"], state: State
     ) -> tuple[Float[Tensor, "batch channels"], State]:
@@ -106,10 +85,6 @@ class RWKV7(Mixer):
         )
         y = self._output(y.to(v.dtype).unsqueeze(2), r, k, v, gate)
         return y.squeeze(1), {"memory": memory, "last": last}
-
-    def state_size(self, length: int) -> int:
-        """``dim * head_dim`` elements and the latest token's ``dim``, whatever the length."""
-        return self.dim * self.head_dim + self.dim
 
     def published_state_size(self, length: int) -> int:
         """``num_heads * head_dim^2``: Zoology leaves the shifted token out."""
@@ -124,7 +99,6 @@ class RWKV7(Mixer):
         }
 
     def _mix(self, x: Tensor, last: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, memory and latest token of a stretch that follows ``last`` and ``memory``."""
         (r, k, v, decay, reads, writes), gate, last = self._project(x, last)
         y, memory = low_rank_recurrence(r, k, v, decay, reads, writes, scale=1.0, initial_state=memory)
         return self._output(y, r, k, v, gate), memory, last
