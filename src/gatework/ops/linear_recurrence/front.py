@@ -78,12 +78,9 @@ def gated_linear_attention(
                 queries, keys, values, decay, bonus=weight, scale=scale, initial_state=state
             )
         else:
-            size = chunk_size or _CHUNK_SIZE
-            outputs, state = chunked.in_stretches(
-                partial(chunked.gated, bonus=weight, size=size),
-                (_scaled(queries, scale), keys, values, decay),
-                state,
-            )
+            form = partial(chunked.gated, bonus=weight, size=chunk_size or _CHUNK_SIZE)
+            tensors = (_scaled(queries, scale), keys, values, decay)
+            outputs, state = chunked.in_stretches(form, tensors, state)
     return outputs.to(v.dtype), state
 
 
@@ -138,12 +135,9 @@ def delta_rule(
                 queries, keys, values, strength, decay, scale=scale, initial_state=state
             )
         else:
-            size = chunk_size or _corrected_chunk_size(q)
-            outputs, state = chunked.in_stretches(
-                partial(chunked.delta, size=size),
-                (_scaled(queries, scale), keys, values, strength, decay),
-                state,
-            )
+            form = partial(chunked.delta, size=chunk_size or _corrected_chunk_size(q))
+            tensors = (_scaled(queries, scale), keys, values, strength, decay)
+            outputs, state = chunked.in_stretches(form, tensors, state)
     return outputs.to(v.dtype), state
 
 
@@ -202,12 +196,9 @@ def low_rank_recurrence(
                 queries, keys, values, decay, seen, added, scale=scale, initial_state=state
             )
         else:
-            size = chunk_size or _corrected_chunk_size(q)
-            outputs, state = chunked.in_stretches(
-                partial(chunked.low_rank, size=size),
-                (_scaled(queries, scale), keys, values, decay, seen, added),
-                state,
-            )
+            form = partial(chunked.low_rank, size=chunk_size or _corrected_chunk_size(q))
+            tensors = (_scaled(queries, scale), keys, values, decay, seen, added)
+            outputs, state = chunked.in_stretches(form, tensors, state)
     return outputs.to(v.dtype), state
 
 
