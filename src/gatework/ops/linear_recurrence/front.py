@@ -54,8 +54,7 @@ def gated_linear_attention(
             installed, and chunks for everything else.
 
     Returns:
-        The outputs in the dtype of ``v``, and the state after the last token in the dtype it was
-        computed in (at least float32).
+        The outputs in the dtype of ``v``, and the state after the last token in at least float32.
 
     Raises:
         ValueError: If shapes do not match, ``chunk_size`` is not positive, or ``engine`` is unknown or does
