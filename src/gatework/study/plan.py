@@ -207,9 +207,11 @@ def _training_facts(runs: Sequence[RunSpec]) -> list[str]:
     rates: dict[str, set[float]] = {}
     for run in runs:
         rates.setdefault(run.mixer, set()).add(run.learning_rate)
-    listed = "; ".join(
-        f"{mixer} {', '.join(f'{rate:g}' for rate in sorted(values))}" for mixer, values in rates.items()
-    )
+    texts = {mixer: ", ".join(f"{rate:g}" for rate in sorted(values)) for mixer, values in rates.items()}
+    if len(rates) > 1 and len(set(texts.values())) == 1:
+        listed = f"{next(iter(texts.values()))} for every mixer"
+    else:
+        listed = "; ".join(f"{mixer} {text}" for mixer, text in texts.items())
     tried = any(len(values) > 1 for values in rates.values())
     origin = "tried" if tried else "fixed before the study ran"
     return [
