@@ -18,7 +18,7 @@ def run(mixer, rate):
         width=8,
         learning_rate=rate,
         seed=0,
-        training={"steps": 2, "batch_size": 4},
+        training={"steps": 2, "batch_size": 4, "evaluations": 1},
     )
 
 
