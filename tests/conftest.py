@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -18,6 +19,13 @@ def pytest_configure(config: pytest.Config) -> None:
     assert tests.typechecker
     install_import_hook("gatework", "tests.typechecker.typechecker")
     _start_autograd()
+    _hear_interrupts()
+
+
+def _hear_interrupts() -> None:
+    """Let the commands that tests start hear SIGINT: a job in the background of a script inherits deafness."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _start_autograd() -> None:
