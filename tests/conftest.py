@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _hear_interrupts() -> None:
-    """Let the commands that tests start hear SIGINT: a job in the background of a script inherits deafness."""
+    """Let the commands that tests start hear SIGINT, to which background jobs of a script are deaf."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
