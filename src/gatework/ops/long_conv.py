@@ -74,10 +74,16 @@ def _conv_in_blocks(x: Tensor, kernel: Tensor, size: int) -> Tensor:
     batch, channels, length = x.shape
     rows = torch.get_num_threads() * max(_LEAST_ROWS, _BLOCK_POINTS // size)
     y = x.new_empty(x.shape)
-    for some in _cuts(channels, min(rows, channels)):
+    some_channels, some_sequences = min(rows, channels), min(batch, max(1, rows // channels))
+    # Filled up with zeros once: padding what is not in the order of memory takes as long as its transform.
+    padded = x.new_zeros(some_sequences, some_channels, size)
+    for some in _cuts(channels, some_channels):
         filters = torch.fft.rfft(kernel[some], n=size)
-        for few in _cuts(batch, max(1, rows // channels)):
-            spectrum = torch.fft.rfft(x[few, some], n=size).mul_(filters)
+        for few in _cuts(batch, some_sequences):
+            part = x[few, some]
+            block = padded[: part.shape[0], : part.shape[1]]
+            block[..., :length] = part
+            spectrum = torch.fft.rfft(block).mul_(filters)
             y[few, some] = torch.fft.irfft(spectrum, n=size)[..., :length]
     return y
 
