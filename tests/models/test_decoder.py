@@ -304,3 +304,16 @@ def test_wrong_calls_are_named():
         model()
     with pytest.raises(ValueError, match="not both"):
         tiny()(tokens(1, 3), labels=tokens(1, 3), shift_labels=tokens(1, 3))
+
+
+@pytest.mark.parametrize("mixer", ["rwkv4", "rwkv5"])
+def test_initial_values_follow_the_depth(mixer):
+    options = {"head_dim": 8} if mixer == "rwkv5" else {}
+    config = GateworkConfig(
+        vocab_size=8, hidden_size=16, num_hidden_layers=14, mixers=[{"name": mixer, **options}]
+    )
+    first, second = (config.mixer_of_layer(index) for index in (0, 13))
+    assert not torch.equal(first.time_decay, second.time_decay)
+    for index in (0, 13):
+        alone = gatework.create_mixer(mixer, 16, layer_index=index, num_layers=14, **options)
+        assert torch.equal(config.mixer_of_layer(index).time_decay, alone.time_decay)

@@ -115,8 +115,13 @@ class GateworkConfig(PreTrainedConfig):
         assert self.mixers is not None
         options = dict(self.mixers[index % len(self.mixers)])
         name = options.pop("name")
-        if "max_length" in mixer_options(name):
+        known = mixer_options(name)
+        if "max_length" in known:
             options.setdefault("max_length", self.context_length)
+        if {"layer_index", "num_layers"} <= known:
+            # Initial values that follow the depth; in a model of up to 12 layers as if it had 12, as Zoology.
+            options.setdefault("layer_index", index)
+            options.setdefault("num_layers", max(12, self.num_hidden_layers))
         return create_mixer(name, self.hidden_size, **options)
 
 
