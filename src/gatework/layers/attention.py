@@ -126,11 +126,15 @@ class MultiHeadAttention(Mixer):
         if self.rope_theta is not None:
             q = rotary_embedding(q, start=past, theta=self.rope_theta)
             k = rotary_embedding(k, theta=self.rope_theta)
-        # The state holds no more than the next token may attend to.
-        mask = None if q.shape[2] == 1 else self.mask.with_query_offset(past)
-        y = attention(q, k, v, mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        y = attention(
+            q, k, v, mask=self._mask_of(q.shape[2], past), dropout_p=self.dropout if self.training else 0.0
+        )
         output: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
         return output
+
+    def _mask_of(self, queries: int, past: int) -> Mask | None:
+        """Who of the last tokens may attend to whom: a single one to all that the state holds."""
+        return None if queries == 1 else self.mask.with_query_offset(past)
 
 
 class SlidingWindowAttention(MultiHeadAttention):

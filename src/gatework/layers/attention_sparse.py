@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from gatework.layers.attention import MultiHeadAttention
-from gatework.layers.positions import rotary_embedding
-from gatework.masks import Causal, GlobalWindow, RandomBlocks
+from gatework.masks import Causal, GlobalWindow, Mask, RandomBlocks
 from gatework.masks.values import whole_number
-from gatework.ops.attention import attention
 
 #: Blocks of the window before a token, and of first tokens that all see, as in Zoology's code.
 _WINDOW_BLOCKS, _GLOBAL_BLOCKS = 3, 2
@@ -69,13 +65,6 @@ class BigBird(MultiHeadAttention):
         """Return what Zoology counts: seven blocks of keys and values."""
         return 2 * 7 * self.block_size * self.dim
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of the last tokens over all of ``k`` and ``v``; also a single query does not see all."""
-        past = k.shape[2] - q.shape[2]
-        if self.rope_theta is not None:
-            q = rotary_embedding(q, start=past, theta=self.rope_theta)
-            k = rotary_embedding(k, theta=self.rope_theta)
-        dropout_p = self.dropout if self.training else 0.0
-        y = attention(q, k, v, mask=self.mask.with_query_offset(past), dropout_p=dropout_p)
-        output: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
-        return output
+    def _mask_of(self, queries: int, past: int) -> Mask:
+        """The same for any number of queries: the state holds more than a single one may attend to."""
+        return self.mask.with_query_offset(past)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.layers.mamba2 import initial_dt_bias
 from gatework.layers.mixer import Mixer, State, StateTensor
 from gatework.layers.short_conv import ShortConvolution
 from gatework.ops.selective_scan import selective_scan, selective_scan_step
@@ -143,8 +144,6 @@ def _step_projection(
             projection.weight.fill_(bound)
         else:
             projection.weight.uniform_(-bound, bound)
-        span = math.log(dt_max) - math.log(dt_min)
-        dt = torch.exp(torch.rand(inner_dim) * span + math.log(dt_min)).clamp_min(dt_floor)
-        projection.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        projection.bias.copy_(initial_dt_bias(inner_dim, dt_min, dt_max, dt_floor))
     setattr(projection, "keeps_bias", True)  # noqa: B010 (models set the biases of other projections to 0)
     return projection

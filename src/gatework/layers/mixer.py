@@ -21,21 +21,16 @@ class StateTensor:
     Attributes:
         shape: Its shape without the batch axis; ``None`` for an axis that grows with the tokens read.
         dtype: ``"same"`` as the parameters, ``"wide"`` for at least float32 (sums over many tokens),
-            ``"complex"`` for the complex counterpart of that, ``"integer"`` for token ids and counts.
+            ``"integer"`` for token ids and counts.
     """
 
     shape: tuple[int | None, ...]
-    dtype: Literal["same", "wide", "complex", "integer"] = "same"
+    dtype: Literal["same", "wide", "integer"] = "same"
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Zeros for ``batch_size`` sequences whose parameters have ``dtype``; growing axes are empty."""
         wide = torch.promote_types(dtype, torch.float32)
-        kinds = {
-            "same": dtype,
-            "wide": wide,
-            "complex": torch.promote_types(wide, torch.complex64),
-            "integer": torch.int64,
-        }
+        kinds = {"same": dtype, "wide": wide, "integer": torch.int64}
         shape = (batch_size, *(0 if size is None else size for size in self.shape))
         return torch.zeros(shape, dtype=kinds[self.dtype], device=device)
 
@@ -52,7 +47,7 @@ class StateTensor:
         if not fits:
             sizes = ", ".join("any" if size is None else str(size) for size in expected)
             raise ValueError(f"state[{name!r}] must have shape ({sizes}), got {tuple(tensor.shape)}")
-        kind = self.dtype if self.dtype in ("complex", "integer") else "floating"
+        kind = "integer" if self.dtype == "integer" else "floating"
         if kind != _kind_of(tensor.dtype):
             raise ValueError(f"state[{name!r}] must be of a {kind} dtype, got {tensor.dtype}")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from gatework.ops.side_by_side import to_positions, to_tokens
 
 Triple = tuple[Tensor, Tensor, Tensor]
 
@@ -19,12 +20,12 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs, last state and the state before each chunk, ``(batch, chunks, 3, channels)``."""
     length = k.shape[1]
-    keys, values = (_positions(tensor, size) for tensor in (k, v))
+    keys, values = (to_positions(tensor, size) for tensor in (k, v))
     kept = _states_before_chunks(keys, values, decay, start)
     (numerators, denominators, exponents), last = _states(keys, values, decay, kept, length)
     past, now, _ = _weights(exponents, keys + bonus)
     y = (past * numerators + now * values) / (past * denominators + now)
-    return _tokens(y, length), torch.stack(last, 1), kept
+    return to_tokens(y, length), torch.stack(last, 1), kept
 
 
 def backward(
@@ -40,7 +41,7 @@ def backward(
 ) -> list[Tensor]:
     """Gradients of ``k, v, w, u`` and, as a triple, of the initial state."""
     length = k.shape[1]
-    keys, values, grad = (_positions(tensor, size) for tensor in (k, v, y_grad))
+    keys, values, grad = (to_positions(tensor, size) for tensor in (k, v, y_grad))
     (numerators, denominators, exponents), _ = _states(keys, values, decay, kept, length)
     past, now, top = _weights(exponents, keys + bonus)
     inverse = (past * denominators + now).reciprocal()
@@ -54,7 +55,13 @@ def backward(
     of_values = now * of_sum + written * after[0]
     decayed = (decay + exponents + after[2]).clamp_max(0).exp()
     of_decay = (decayed * (after[0] * numerators + after[1] * denominators)).sum((0, 1, 2))
-    return [_tokens(of_keys, length), _tokens(of_values, length), of_decay, of_bonus.sum((0, 1, 2)), of_start]
+    return [
+        to_tokens(of_keys, length),
+        to_tokens(of_values, length),
+        of_decay,
+        of_bonus.sum((0, 1, 2)),
+        of_start,
+    ]
 
 
 def _add(
@@ -156,15 +163,3 @@ def _replace_last(grad: Triple, last_grad: Tensor) -> Triple:
         torch.cat([part[:, :-1], last_grad[:, None, index]], 1) for index, part in enumerate(grad)
     )
     return first, second, third
-
-
-def _positions(tensor: Tensor, size: int) -> Tensor:
-    """Cut into chunks and put positions first: ``(position, batch, chunks, channels)``."""
-    tensor = pad(tensor, (0, 0, 0, -tensor.shape[1] % size))
-    chunks: Tensor = tensor.unflatten(1, (tensor.shape[1] // size, size))
-    return chunks.movedim(2, 0).contiguous()
-
-
-def _tokens(positions: Tensor, length: int) -> Tensor:
-    """Undo :func:`_positions`."""
-    return positions.movedim(0, 2).flatten(1, 2)[:, :length].contiguous()

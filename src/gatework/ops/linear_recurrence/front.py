@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -71,15 +72,9 @@ def gated_linear_attention(
     if engine_fla.is_wanted(engine, q, v, takes_float32=True):
         return engine_fla.gated(q, k, v, log_decay, bonus, scale, initial_state)
     decay, weight = (None if x is None else x.to(state.dtype) for x in (log_decay, bonus))
-    with torch.autocast(q.device.type, enabled=False):
-        if engine == "reference":
-            outputs, state = gated_linear_attention_reference(
-                queries, keys, values, decay, bonus=weight, scale=scale, initial_state=state
-            )
-        else:
-            form = partial(chunked.gated, bonus=weight, size=chunk_size or _CHUNK_SIZE)
-            tensors = (_scaled(queries, scale), keys, values, decay)
-            outputs, state = chunked.in_stretches(form, tensors, state)
+    definition = partial(gated_linear_attention_reference, bonus=weight) if engine == "reference" else None
+    form = partial(chunked.gated, bonus=weight, size=chunk_size or _CHUNK_SIZE)
+    outputs, state = _compute(definition, form, (queries, keys, values, decay), scale, state)
     return outputs.to(v.dtype), state
 
 
@@ -128,15 +123,9 @@ def delta_rule(
     if engine_fla.is_wanted(engine, q, v, takes_float32=False):
         return engine_fla.delta(q, k, v, beta, log_decay, scale, initial_state)
     decay, strength = None if log_decay is None else log_decay.to(state.dtype), beta.to(state.dtype)
-    with torch.autocast(q.device.type, enabled=False):
-        if engine == "reference":
-            outputs, state = delta_rule_reference(
-                queries, keys, values, strength, decay, scale=scale, initial_state=state
-            )
-        else:
-            form = partial(chunked.delta, size=chunk_size or _corrected_chunk_size(q))
-            tensors = (_scaled(queries, scale), keys, values, strength, decay)
-            outputs, state = chunked.in_stretches(form, tensors, state)
+    definition = delta_rule_reference if engine == "reference" else None
+    form = partial(chunked.delta, size=chunk_size or _corrected_chunk_size(q))
+    outputs, state = _compute(definition, form, (queries, keys, values, strength, decay), scale, state)
     return outputs.to(v.dtype), state
 
 
@@ -189,15 +178,9 @@ def low_rank_recurrence(
         return engine_fla.low_rank(q, k, v, log_decay, a, b, scale, initial_state)
     decay = None if log_decay is None else log_decay.to(state.dtype)
     seen, added = a.to(state.dtype), b.to(state.dtype)
-    with torch.autocast(q.device.type, enabled=False):
-        if engine == "reference":
-            outputs, state = low_rank_recurrence_reference(
-                queries, keys, values, decay, seen, added, scale=scale, initial_state=state
-            )
-        else:
-            form = partial(chunked.low_rank, size=chunk_size or _corrected_chunk_size(q))
-            tensors = (_scaled(queries, scale), keys, values, decay, seen, added)
-            outputs, state = chunked.in_stretches(form, tensors, state)
+    definition = low_rank_recurrence_reference if engine == "reference" else None
+    form = partial(chunked.low_rank, size=chunk_size or _corrected_chunk_size(q))
+    outputs, state = _compute(definition, form, (queries, keys, values, decay, seen, added), scale, state)
     return outputs.to(v.dtype), state
 
 
@@ -210,8 +193,21 @@ def _wide(
     return q.to(dtype), k.to(dtype), v.to(dtype), state
 
 
-def _scaled(queries: Tensor, scale: float) -> Tensor:
-    return queries if scale == 1 else queries * scale
+def _compute(
+    definition: Callable[..., tuple[Tensor, Tensor]] | None,
+    form: Callable[..., tuple[Tensor, Tensor]],
+    tensors: tuple[Tensor | None, ...],
+    scale: float,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Run the definition if there is one, else the form in chunks; tensors begin with the queries."""
+    queries, *others = tensors
+    assert queries is not None
+    with torch.autocast(queries.device.type, enabled=False):
+        if definition is not None:
+            return definition(queries, *others, scale=scale, initial_state=state)
+        scaled = queries if scale == 1 else queries * scale
+        return chunked.in_stretches(form, (scaled, *others), state)
 
 
 def _corrected_chunk_size(q: Tensor) -> int:

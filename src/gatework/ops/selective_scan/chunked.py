@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from gatework.ops.side_by_side import Positions, to_positions, to_tokens
 
 #: Numbers that the backward pass remembers of recomputed states, over all chunks that it walks back together.
 _REMEMBERED = 1 << 21
-
-#: Tokens by position in their chunk: ``(position, batch, chunks, width)``.
-Positions = Tensor
 
 
 def forward(
@@ -26,7 +24,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs, last state and the state before each chunk, ``(batch, chunks, channels, states)``."""
     rates, length = a.mT.contiguous(), x.shape[1]
-    steps, inputs, b, c = (_positions(tensor, size) for tensor in (dt, dt * x, b, c))
+    steps, inputs, b, c = (to_positions(tensor, size) for tensor in (dt, dt * x, b, c))
     state = state.mT
     share = x.new_zeros(*steps.shape[1:3], *rates.shape)
     decay = torch.empty_like(share)
@@ -41,7 +39,7 @@ def forward(
     for j in range(size):
         _advance(current, decay, steps[j], inputs[j], b[j], rates)
         y[j] = _read(current, c[j])
-    return _tokens(y, length), state.mT.contiguous(), kept.mT.contiguous()
+    return to_tokens(y, length), state.mT.contiguous(), kept.mT.contiguous()
 
 
 def backward(
@@ -54,7 +52,7 @@ def backward(
     them, some chunks at a time, states are recomputed from those that were kept.
     """
     rates, length = a.mT.contiguous(), x.shape[1]
-    tokens = [_positions(tensor, size) for tensor in (y_grad, dt, dt * x, b, c)]
+    tokens = [to_positions(tensor, size) for tensor in (y_grad, dt, dt * x, b, c)]
     gradient, steps, _, _, c_of = tokens
     share = x.new_zeros(*steps.shape[1:3], *rates.shape)
     decay = torch.empty_like(share)
@@ -75,7 +73,7 @@ def backward(
         parts = [tensor[:, :, some] for tensor in tokens]
         results = [tensor[:, :, some] for tensor in outputs]
         of_rates += _walk_back(parts, starts[:, some], after[:, some], rates, results)
-    of_inputs, of_steps, of_b, of_c = (_tokens(tensor, length) for tensor in outputs)
+    of_inputs, of_steps, of_b, of_c = (to_tokens(tensor, length) for tensor in outputs)
     return [
         of_inputs * dt,
         of_steps + of_inputs * x,
@@ -118,18 +116,6 @@ def _walk_back(
         of_steps[j] = (exponents * rates).sum(-2)
         of_rates += (exponents * steps[j].unsqueeze(-2)).sum((0, 1))
     return of_rates
-
-
-def _positions(tensor: Tensor, size: int) -> Positions:
-    """Cut into chunks, filled up with zeros: a step of zero keeps the state, and adds nothing to it."""
-    tensor = pad(tensor, (0, 0, 0, -tensor.shape[1] % size))
-    chunks: Tensor = tensor.unflatten(1, (tensor.shape[1] // size, size))
-    return chunks.movedim(2, 0).contiguous()
-
-
-def _tokens(positions: Positions, length: int) -> Tensor:
-    """Undo :func:`_positions`."""
-    return positions.movedim(0, 2).flatten(1, 2)[:, :length].contiguous()
 
 
 def _advance(state: Tensor, decay: Tensor, step: Tensor, inputs: Tensor, b: Tensor, rates: Tensor) -> None:
