@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -56,8 +57,22 @@ class TokenBatch(NamedTuple):
         inputs: Token ids, ``(rows, length)``.
         labels: What should come next, ``(rows, length)``, -100 where nothing is scored.
         slices: What the setting of each row is called, one entry per row; empty if there is only one.
+        seq_idx: Number of the document that each position belongs to, ``(rows, length)``, -1 at padding;
+            ``None`` if every row is one context.
     """
 
     inputs: Tensor
     labels: Tensor
     slices: list[dict[str, int]]
+    seq_idx: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that are read, padding not counted."""
+        return self.inputs.numel() if self.seq_idx is None else int((self.seq_idx >= 0).sum())
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> TokenBatch:
+        """Return the same batch on a device."""
+        inputs, labels = (part.to(device, non_blocking=non_blocking) for part in (self.inputs, self.labels))
+        seq_idx = None if self.seq_idx is None else self.seq_idx.to(device, non_blocking=non_blocking)
+        return TokenBatch(inputs, labels, self.slices, seq_idx)
