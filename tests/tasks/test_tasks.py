@@ -117,7 +117,7 @@ def test_text_is_validated_on_its_own_split(tmp_path):
     every = create_task("text", {**setting, "num_validation": 0, "num_test": 0})
     assert len(rows(every.validation_batches())) > 5
     assert not rows(every.validation_batches()) & rows(every.test_batches())
-    assert "Validation data: 5 stretches" in task.describe()[1]
+    assert "Validation data: 5 sequences" in task.describe()[2]
 
 
 def test_a_test_pass_gives_the_numbers_of_a_validation_pass():

@@ -134,7 +134,7 @@ def _sampled_batches(run: RunSpec) -> list[tuple[TokenBatch, float]]:
 
 
 def _step_tokens(run: RunSpec) -> float:
-    return sum(batch.inputs.numel() * share for batch, share in _sampled_batches(run))
+    return sum(batch.num_tokens * share for batch, share in _sampled_batches(run))
 
 
 def _step_flops(run: RunSpec) -> float:

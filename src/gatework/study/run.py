@@ -138,7 +138,7 @@ class _Recorder(Callback):
         seconds = time.perf_counter() - self._step_started
         self._seconds.setdefault(batch.inputs.shape, []).append(seconds)
         self.steps += 1
-        self.tokens += batch.inputs.numel()
+        self.tokens += batch.num_tokens
         self.examples.setdefault(batch.inputs.shape, batch)
         self._losses.append(float(outputs["loss"]))
 
@@ -185,6 +185,7 @@ def _evaluate(trainer: Trainer, module: NextTokenModule, task: Task, recorder: _
         "validation_quality": last["quality"],
         "validation_loss": last["loss"],
         "slices": module.summary["slices"],
+        **module.summary["measures"],
     }
 
 

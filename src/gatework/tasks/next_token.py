@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
@@ -28,8 +28,11 @@ class NextTokenModule(LightningModule):
     """Train a causal language model to give the labelled tokens.
 
     Each validation or test pass ends with ``summary``: the mean ``loss`` in nats per label, ``accuracy``
-    (mean over sequences of the share of labels that the model's first choice hits, as Zoology measures it)
-    and the same by slice, in ``slices``.
+    (mean over sequences of the share of labels that the model's first choice hits, as Zoology measures it),
+    the same by slice, in ``slices``, and in ``measures`` whatever else a task counts.
+
+    Attributes:
+        slice_measure: What ``slices`` holds: ``"accuracy"`` or ``"loss"``.
 
     Args:
         model: The model.
@@ -38,6 +41,7 @@ class NextTokenModule(LightningModule):
     """
 
     model: GateworkForCausalLM
+    slice_measure: ClassVar[Literal["accuracy", "loss"]] = "accuracy"
 
     def __init__(self, model: GateworkForCausalLM, training: Training, learning_rate: float) -> None:
         super().__init__()
@@ -56,7 +60,7 @@ class NextTokenModule(LightningModule):
         Raises:
             DivergedError: If it is not finite, in this process or in one that trains with it.
         """
-        loss: Tensor = self.model(batch.inputs, shift_labels=batch.labels).loss
+        loss: Tensor = self.model(batch.inputs, shift_labels=batch.labels, **_documents(batch)).loss
         self._check_loss(loss.detach())
         return loss
 
@@ -126,7 +130,7 @@ class NextTokenModule(LightningModule):
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Score one batch."""
         labelled = batch.labels != -100
-        logits, labels = self.model.labelled_logits(batch.inputs, batch.labels)
+        logits, labels = self.model.labelled_logits(batch.inputs, batch.labels, **_documents(batch))
         if labels.numel() == 0:
             return
         self.mean_loss.update(F.cross_entropy(logits.float(), labels), labels.numel())
@@ -140,6 +144,14 @@ class NextTokenModule(LightningModule):
                     f"{key}={value}", MeanMetric(sync_on_compute=False).to(self.device)
                 )
                 metric.update(per_sequence[rows])
+        self._score_labels(batch, logits, labels)
+
+    def _score_labels(self, batch: TokenBatch, logits: Tensor, labels: Tensor) -> None:
+        """Add up more of a batch that was scored; tasks that count more override it."""
+
+    def _summarise_labels(self) -> dict[str, Any]:
+        """Return what :meth:`_score_labels` has added up, for ``summary``, and start anew."""
+        return {}
 
     def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Score one batch, as validation does."""
@@ -158,6 +170,8 @@ class NextTokenModule(LightningModule):
             "loss": self.mean_loss.compute().item(),
             "accuracy": self.mean_accuracy.compute().item(),
             "slices": {name: metric.compute().item() for name, metric in self.slice_accuracy.items()},
+            "measures": {},
+            **self._summarise_labels(),
         }
         for metric in (self.mean_loss, self.mean_accuracy, *self.slice_accuracy.values()):
             metric.reset()
@@ -194,6 +208,11 @@ class NextTokenModule(LightningModule):
         """Return the task's headline number of the last validation or test pass."""
         value: float = self.summary["accuracy"]
         return value
+
+
+def _documents(batch: TokenBatch) -> dict[str, Tensor]:
+    """What the model has to know of documents that share a row; nothing where none do."""
+    return {} if batch.seq_idx is None else {"seq_idx": batch.seq_idx}
 
 
 def _rows_by_slices(slices: list[dict[str, int]]) -> list[tuple[dict[str, int], list[int]]]:

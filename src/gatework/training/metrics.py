@@ -94,7 +94,7 @@ class MetricsLog(Callback):
         """Add up losses, and write a row if it is time."""
         self._loss += float(outputs["loss"]) * trainer.accumulate_grad_batches
         self._batches += 1
-        self.tokens += batch.inputs.numel() * trainer.world_size
+        self.tokens += batch.num_tokens * trainer.world_size
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
