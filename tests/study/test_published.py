@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 
 from gatework.data.mqar import MQARConfig
 from gatework.study.published import (
     FIGURE_2,
+    LANGUAGE_MODELS,
     MQAR_DEFAULTS,
     PUBLISHED_WIDTHS,
     published_caption,
     published_curves,
+    published_gaps,
 )
 from gatework.study.spec import RunSpec, StudySpec
 from gatework.study.summary import summarise
@@ -118,3 +121,29 @@ def test_the_caption_says_what_differs():
     assert "vocabulary of 8192, 100,000" in caption({"num_kv_pairs": 4})
     lists = {"test": [{"num_kv_pairs": 4}], "train": [{"num_kv_pairs": 4}, {"num_kv_pairs": 2}]}
     assert "other lengths or numbers of pairs" in caption(lists)
+
+
+def test_the_language_models_lose_more_on_hits_than_elsewhere():
+    attention = ((11.01, 2.16, 12.45), (9.44, 1.98, 10.62))  # 125 and 360 million parameters
+    for name, models in LANGUAGE_MODELS.items():
+        for model, base in zip(models, attention, strict=True):
+            overall, hits, others = (
+                math.log(one / two) for one, two in zip(model.perplexity, base, strict=True)
+            )
+            assert hits > overall > others
+            assert (model.share < 0.5) == (name == "long_conv")
+            assert model.share <= 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "models"),
+    [
+        ([{"name": "hyena"}], ["Hyena", "Hyena"]),
+        ([{"name": "rwkv4"}, {"name": "rwkv4", "num_layers": 2}], ["RWKV", "RWKV"]),
+        ([{"name": "hyena"}, {"name": "attention"}], []),
+        (ATTENTION, []),
+    ],
+)
+def test_published_gaps_belong_to_a_mixer_alone(layers, models):
+    found = published_gaps(study_of({}, layers, task="text"))
+    assert [entry.model for entries in found.values() for entry in entries] == models

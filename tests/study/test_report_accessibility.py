@@ -11,6 +11,7 @@ from playwright.sync_api import Page
 from gatework.study.comparison_page import write_comparison
 from gatework.study.report import write_report
 from tests.study.browser import browser, visitor
+from tests.study.synthetic_gaps import companion_study, gap_study
 from tests.study.synthetic_studies import recall_study, run_spec, text_study, write_study
 
 __all__ = ["browser"]
@@ -24,10 +25,13 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("accessible")
     study = recall_study(folder / "study", rates=(0.001, 0.003), settings=1, mixers=MIXERS)
     baseline = recall_study(folder / "baseline", boost=0.8, steps=300, settings=1)
+    gap = gap_study(folder / "gap", seeds=(0, 1))
+    companion_study(gap)
     run = run_spec("recall", "easy", "attention", 32, 0.1, 0)
     return {
         "study": write_report(study),
         "comparison": write_comparison(study, baseline),
+        "gap": write_report(gap),
         "text": write_report(text_study(folder / "text")),
         "empty": write_report(write_study(folder / "empty", [run], [], title="Nothing yet")),
     }
@@ -49,7 +53,7 @@ def violations(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", ["study", "comparison"])
+@pytest.mark.parametrize("name", ["study", "comparison", "gap"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_nobody_is_kept_out(visit, name, scheme, width):

@@ -62,6 +62,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=list(DECODE_CONTEXTS),
         help="lengths of context at which decoding is timed after the training; [] for none",
     )
+    parser.add_argument(
+        "--recall",
+        type=dict[str, PlainValue] | None,
+        default=None,
+        help="for text: options of a recall study of the same mixers, as {} or such as {widths: [32]} (YAML)",
+    )
     parser.add_argument("--title", type=str, default=None, help="heading of the page")
     parser.add_argument("--notes", type=list[str], default=[], help="sentences for the page")
     parser.add_argument("--output", type=str, default=None, help="study directory, runs/TASK by default")
@@ -98,7 +104,8 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     """Plan, check, execute what is missing, and write the page.
 
     Returns:
-        0 if every run finished or diverged, 1 if one failed or is missing, 128 + signal if interrupted.
+        0 if every run finished or diverged, 1 if one failed or is missing, 128 + signal if interrupted; that
+        holds for the runs of a recall study beside it too.
     """
     options = arguments.as_dict()
     del options["config"]
@@ -107,4 +114,5 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     if study.outcome is None:
         return 0
     print(f"page: {study.directory / 'report.html'}", file=sys.stderr)
-    return study.outcome.exit_code
+    beside = study.companion.outcome if study.companion else None
+    return max(study.outcome.exit_code, beside.exit_code if beside else 0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gatework.page.quantities import format_bytes, format_quality, format_rate, format_ratio
+from gatework.study.gap_answer import gap_sentences
+from gatework.study.recall_gap import text_gap
+from gatework.study.recall_prediction import predict, prediction_sentences
 from gatework.study.summary import Candidate, Spread, Summary
 from gatework.tasks.task import Quality
 
@@ -34,6 +37,7 @@ class Answer:
 
     Attributes:
         sentences: The answer in plain text, the most important first.
+        findings: On text: where the gap to attention lies, and whether recall predicts it.
         caveats: Sentences on what limits it: unstable mixers, absent runs, a single seed.
         picks: The choices it names, best quality first.
     """
@@ -41,19 +45,38 @@ class Answer:
     sentences: Sequence[str]
     caveats: Sequence[str]
     picks: Sequence[Pick]
+    findings: Sequence[str] = ()
 
     @property
     def text(self) -> str:
-        """The answer with its caveats, as one paragraph."""
-        return " ".join([*self.sentences, *self.caveats])
+        """The answer with its findings and caveats, as one paragraph."""
+        return " ".join([*self.sentences, *self.findings, *self.caveats])
 
 
-def answer(summary: Summary) -> Answer:
-    """Say which mixer is best, which is smallest and which is fastest, and what choosing those gives up.
+def answer(summary: Summary, recall: Summary | None = None) -> Answer:
+    """Say what a study found, and what limits that.
 
-    Only candidates with a finished seed in every setting and no diverged one are named: averages over
-    fewer settings, or over the seeds that survived, would flatter.
+    First which mixer is best, which is smallest and which is fastest, and what choosing those gives up. Only
+    candidates with a finished seed in every setting and no diverged one are named: averages over fewer
+    settings, or over the seeds that survived, would flatter. Then, of a study on text, where its gap to
+    attention lies.
+
+    Args:
+        summary: The study.
+        recall: The recall study that accompanies a study on text: does recall predict the gap?
     """
+    choices = _choices(summary)
+    gap = text_gap(summary)
+    if gap is None:
+        return choices
+    findings = gap_sentences(gap)
+    if recall is not None:
+        findings += prediction_sentences(predict(gap, recall))[:2]
+    return replace(choices, findings=findings)
+
+
+def _choices(summary: Summary) -> Answer:
+    """Which mixer to choose."""
     if not summary.candidates:
         return Answer([_no_candidate(summary)], _caveats(summary), [])
     best = summary.candidates[0]

@@ -7,13 +7,23 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 from gatework.registry import load_entry_points, load_plugins, suggestion
 from gatework.study.budget import apply_budget
-from gatework.study.engine import EXECUTE, make_directory, plan_study, run_study, worker_setup
+from gatework.study.companion import (
+    COMPANION_FOLDER,
+    COMPANION_TASK,
+    OWN,
+    companion_options,
+    named_recall,
+    read_companion,
+)
+from gatework.study.engine import EXECUTE, StudyOutcome, make_directory, plan_study, run_study, worker_setup
 from gatework.study.executor import (
     EXECUTORS,
     Executor,
@@ -53,6 +63,7 @@ def compare(
     decode_contexts: Sequence[int] = DECODE_CONTEXTS,
     budget: str = "steps",
     budget_amount: float | None = None,
+    recall: Mapping[str, Any] | None = None,
     plugins: Sequence[str] = (),
     executor: str = "local",
     workers: int | None = None,
@@ -80,6 +91,8 @@ def compare(
         decode_contexts: Lengths of context, growing, at which decoding is timed after the training.
         budget: What is held equal: ``"steps"``, ``"tokens"``, ``"flops"`` or ``"seconds"``.
         budget_amount: How much of it; by default what the first mixer needs for its steps.
+        recall: For ``"text"``: options of a recall study of the same mixers beside it, in its folder
+            ``recall``; see :func:`~gatework.study.companion.companion_options`.
         plugins: Modules that register mixers or tasks, imported here and in the workers.
         executor: ``"local"``, ``"ray"``, or ``"print"`` to print a command for each missing run instead.
         workers: Runs at a time, one per core by default.
@@ -98,6 +111,9 @@ def compare(
     return _compare(_Request(**locals()))
 
 
+_DEFAULTS = {name: parameter.default for name, parameter in signature(compare).parameters.items()}
+
+
 @dataclass(frozen=True)
 class _Request:
     """The arguments of :func:`compare`, checked as far as that needs nothing heavy."""
@@ -114,6 +130,7 @@ class _Request:
     decode_contexts: Sequence[int]
     budget: str
     budget_amount: float | None
+    recall: Mapping[str, Any] | None
     plugins: Sequence[str]
     executor: str
     workers: int | None
@@ -129,7 +146,7 @@ class _Request:
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence):
                 raise TypeError(f"{name} must be a list, got {value!r}")
-        for name in ("setting", "settings", "training", "model"):
+        for name in ("setting", "settings", "training", "model", "recall"):
             _check_mapping(name, getattr(self, name))
         for name, options in (self.settings or {}).items():
             _check_mapping(f"setting {name!r}", options)
@@ -143,6 +160,29 @@ class _Request:
             check_executor(self.executor, self.workers, self.ray_address)
         elif self.workers is not None or self.ray_address is not None:
             raise ValueError("executor 'print' executes nothing: it takes neither workers nor ray_address")
+        if self.recall is not None and self.task != "text":
+            raise ValueError(f"recall accompanies a study of task 'text' only, got task {self.task!r}")
+        if self.companion is not None:
+            with named_recall():
+                self.companion.grid()
+
+    @cached_property
+    def companion(self) -> _Request | None:
+        """The recall study beside this one: the same models and executor, a training of its own."""
+        if self.recall is None:
+            return None
+        text = {field.name: getattr(self, field.name) for field in fields(self)}
+        options = companion_options(self.recall, text)
+        own = {name: _DEFAULTS[name] for name in OWN} | options
+        with named_recall():
+            return replace(
+                self,
+                **own,
+                task=COMPANION_TASK,
+                recall=None,
+                output=self.directory / COMPANION_FOLDER,
+                command=self.command or _equivalent_command(self),
+            )
 
     @property
     def directory(self) -> Path:
@@ -173,25 +213,41 @@ class _Request:
 
 def _compare(request: _Request) -> Study:
     directory, runs = request.directory, request.grid()
+    companion = request.companion
     with ExitStack() as stack:
         executor: str | Executor = request.executor
-        if request.executor == "local" and request.budget != "seconds":  # which measures, and wants quiet
+        measured = "seconds" in (request.budget, companion.budget if companion else None)
+        if request.executor == "local" and not measured:  # measuring wants quiet
             executor = stack.enter_context(closing(_warming_workers(request, runs)))
-        study = _plan(request, runs)
+        study, recall = _plan(request, runs), None
+        if companion is not None:
+            read_companion(directory)  # refuses now what would be refused after hours of training
+            with named_recall():
+                recall = _plan(companion, companion.grid())
         if request.executor == "print":
             _print_commands(study, directory, progress=request.progress)
+            if companion is not None and recall is not None:
+                _print_commands(recall, companion.directory, progress=request.progress)
             return Study.open(directory)
-        outcome = run_study(
-            study,
-            directory,
-            executor=executor,
-            num_workers=request.workers,
-            ray_address=request.ray_address,
-            progress=request.progress,
-        )
+        outcome = _run(request, study, executor)
     found = Study.open(directory, outcome=outcome)
+    if companion is not None and recall is not None and outcome.signal is None:
+        found.companion = Study.open(companion.directory, outcome=_run(companion, recall, companion.executor))
+        found.companion.report()
     found.report()
     return found
+
+
+def _run(request: _Request, study: StudySpec, executor: str | Executor) -> StudyOutcome:
+    """Execute what is missing."""
+    return run_study(
+        study,
+        request.directory,
+        executor=executor,
+        num_workers=request.workers,
+        ray_address=request.ray_address,
+        progress=request.progress,
+    )
 
 
 def _plan(request: _Request, runs: Sequence[RunSpec]) -> StudySpec:
@@ -248,6 +304,8 @@ def _equivalent_command(request: _Request) -> str:
     words = ["gatework", "compare", request.task]
     names = {"mixers", "widths", "learning_rates", "seeds", "setting", "settings", "training", "model"}
     names |= {"budget", "budget_amount", "output", "title", "notes"}
+    if request.recall is not None:
+        words += ["--recall", json.dumps(request.recall, default=_plain, ensure_ascii=False)]
     if [*request.decode_contexts] != [*DECODE_CONTEXTS]:
         words += ["--decode_contexts", json.dumps([*request.decode_contexts])]
     for field in fields(request):

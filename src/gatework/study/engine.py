@@ -17,6 +17,7 @@ from gatework._version import __version__
 from gatework.files import LOCK_NAME, exclusive, write_atomically
 from gatework.registry import loaded_plugins
 from gatework.study.budget import CALIBRATION_FILE
+from gatework.study.companion import COMPANION_FOLDER
 from gatework.study.executor import Ended, Executor, check_executor, make_executor, threads_per_worker
 from gatework.study.progress import Progress
 from gatework.study.results import RESULT_FORMAT, ResultStore, check_result, finite_json, write_table
@@ -185,9 +186,11 @@ def make_directory(directory: Path) -> None:
         raise StudyError(f"cannot use {directory} as study directory: {error.strerror or error}") from error
     if STUDY_FILE in names:
         return
-    # A study killed before its first file leaves the lock, what it measured, and perhaps a temporary file.
+    # A study killed before its first file leaves the lock, what it measured, the folder of its companion, and
+    # perhaps a temporary file.
     early = (f".{STUDY_FILE}.", f".{CALIBRATION_FILE}.")
-    others = sorted(name for name in names - {LOCK_NAME, CALIBRATION_FILE} if not name.startswith(early))
+    kept = {LOCK_NAME, CALIBRATION_FILE, COMPANION_FOLDER}
+    others = sorted(name for name in names - kept if not name.startswith(early))
     if others:
         raise StudyError(f"{directory} holds no {STUDY_FILE} but {others[0]!r}; choose another directory")
 

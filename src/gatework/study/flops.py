@@ -154,13 +154,14 @@ def step_cost(model: GateworkForCausalLM, batch: TokenBatch) -> StepCost:
 
     # A batch cut out of a data set shares the storage of the whole: a copy is what a step would hold.
     inputs, labels = batch.inputs.clone(), batch.labels.clone()
+    seq_idx = None if batch.seq_idx is None else batch.seq_idx.clone()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     was_training = model.training
     model.train()
     try:
         with torch.random.fork_rng(devices=[]), FlopCounter() as counter:
             with torch.autograd.graph.saved_tensors_hooks(save, lambda held: held.tensor):
-                loss = model(inputs, shift_labels=labels).loss
+                loss = model(inputs, shift_labels=labels, seq_idx=seq_idx).loss
             storages = {held.address: held.nbytes for held in kept if held.address not in parameters}
             torch.autograd.grad(loss, trained, allow_unused=True)
     finally:

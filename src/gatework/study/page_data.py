@@ -22,7 +22,7 @@ from gatework.page.quantities import (
 )
 from gatework.study.answer import describe_spread, quality_unit
 from gatework.study.published import published_curves
-from gatework.study.results import METRICS
+from gatework.study.results import METRICS, perplexity, slice_columns
 from gatework.study.summary import STATUSES, Cell, Run, Spread, Summary
 from gatework.tasks.task import Quality
 
@@ -45,6 +45,7 @@ _COST_WRITERS: dict[str, Callable[[int | float | None], str]] = {
     "tokens_per_second": format_count,
     "seconds": format_seconds,
 }
+_PERPLEXITY_NAMES = {"overall": "", "ar_hits": "on AR hits ", "other": "on other tokens "}
 _CURVE = ("step", "tokens", "seconds", "quality", "loss")
 
 
@@ -58,10 +59,11 @@ def page_data(summary: Summary) -> dict[str, Any]:
         "series": [{"name": name, "about": layers_text(summary, name)} for name in mixers],
         "settings": list(settings),
         "widths": summary.widths,
-        "clearest_setting": _clearest_setting(summary),
+        "clearest_setting": summary.clearest_setting,
         "has_rate_choice": summary.has_rate_choice,
         "has_published_state": any(cell.cost("published_state_bytes") for cell in summary.cells),
         "decode_contexts": summary.decode_contexts,
+        "slice_columns": _slice_columns(summary),
         "axes": {
             "state": _log_axis(summary, "state_bytes", "Decoding state", format_bytes, 2),
             "published_state": _log_axis(
@@ -130,16 +132,6 @@ def quality_data(quality: Quality, cells: Iterable[Cell]) -> dict[str, Any]:
     }
 
 
-def _clearest_setting(summary: Summary) -> int:
-    """Position of the setting in which the mixers differ most: the one worth showing first."""
-
-    def spread(setting: str) -> float:
-        values = [cell.quality.mean for cell in summary.cells if cell.setting == setting and cell.quality]
-        return max(values) - min(values) if values else -1.0
-
-    return max(range(len(summary.settings)), key=lambda index: spread(summary.settings[index]))
-
-
 def _log_axis(
     summary: Summary, cost: str, title: str, write: Callable[[float], str], base: int
 ) -> dict[str, Any]:
@@ -202,6 +194,7 @@ def describe_cell(summary: Summary, cell: Cell) -> list[str]:
         lines.append(f"{summary.quality.name} {described}")
         if cell.quality.std is not None:
             lines.append(f"standard deviation {format_quality(cell.quality.std)}")
+    lines += _perplexity_lines(cell)
     lines += [
         f"{count} of {len(cell.runs)} seeds {status}"
         for status in STATUSES[1:]
@@ -212,6 +205,25 @@ def describe_cell(summary: Summary, cell: Cell) -> list[str]:
         if spread := cell.cost(name):
             lines.append(f"{title}{write(spread.mean)}")
     return lines
+
+
+def _perplexity_lines(cell: Cell) -> list[str]:
+    """Write the perplexities of a cell whose tokens were split into AR hits and others; else nothing."""
+    found = {
+        name: Spread.of(perplexity(run.loss(name)) for run in cell.runs)
+        for name in ("overall", "ar_hits", "other")
+    }
+    return [
+        f"perplexity {_PERPLEXITY_NAMES[name]}{describe_spread(spread)}"
+        for name, spread in found.items()
+        if spread is not None and found["ar_hits"] is not None
+    ]
+
+
+def _slice_columns(summary: Summary) -> list[str]:
+    """Columns of what any run measured by slice, in the order of the first run that has them."""
+    tables = (slice_columns((run.result or {}).get("metrics") or {}) for run in summary.runs)
+    return list(dict.fromkeys(name for table in tables for name in table))
 
 
 def _chosen(cell: Cell) -> str:
@@ -225,6 +237,9 @@ def _chosen(cell: Cell) -> str:
 def _run(summary: Summary, run: Run, mixer: int, setting: int) -> dict[str, Any]:
     result = run.result or {}
     values, texts = _numbers(run)
+    sliced = slice_columns(result.get("metrics") or {})
+    values |= sliced
+    texts |= {name: format_quality(value) for name, value in sliced.items()}
     for context in summary.decode_contexts:
         speed = run.decoding.get(context, {}).get("tokens_per_second")
         values[f"decode_{context}"], texts[f"decode_{context}"] = speed, format_count(speed)

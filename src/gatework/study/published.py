@@ -1,8 +1,9 @@
-"""Published recall curves, to be drawn beside those of a study that measures the same thing.
+"""Published results, to be drawn beside those of a study that measures the same thing.
 
-Source: Zoology, arXiv:2312.04927, figure 2: accuracy on multi-query associative recall against model width,
-for four pairs of sequence length and number of key-value pairs. The numbers were read off the figure, to
-about 0.02.
+Source: Zoology, arXiv:2312.04927. Figure 2: accuracy on multi-query associative recall against model width,
+for four pairs of sequence length and number of key-value pairs; the numbers were read off the figure, to
+about 0.02. Its table of language models: perplexity on AR hits and on other tokens, and the share of the gap
+to attention that lies on AR hits.
 """
 
 from __future__ import annotations
@@ -53,6 +54,44 @@ MQAR_DEFAULTS: dict[str, Any] = {
     "num_passes": 1,
     "variant": "mqar",
 }
+
+
+@dataclass(frozen=True)
+class PublishedGap:
+    """One language model of the paper (the Pile, 10 billion tokens).
+
+    Attributes:
+        model: What the paper calls it.
+        parameters: Millions of parameters.
+        perplexity: On all tokens, on AR hits, and on the others.
+        share: Share of its gap to attention of about that size that lies on AR hits, 1 at most.
+    """
+
+    model: str
+    parameters: int
+    perplexity: tuple[float, float, float]
+    share: float
+
+
+#: Mixer, alone in all layers -> the paper's language models of it.
+LANGUAGE_MODELS: dict[str, tuple[PublishedGap, ...]] = {
+    "long_conv": (
+        PublishedGap("Long Conv", 128, (16.98, 25.62, 16.46), 0.401),
+        PublishedGap("Long Conv", 360, (13.13, 13.27, 13.12), 0.405),
+    ),
+    "h3": (
+        PublishedGap("H3", 168, (12.06, 6.75, 12.60), 0.884),
+        PublishedGap("H3", 357, (10.38, 4.81, 11.00), 0.658),
+    ),
+    "hyena": (
+        PublishedGap("Hyena", 158, (11.60, 5.00, 12.28), 1.0),
+        PublishedGap("Hyena", 358, (10.07, 3.83, 10.75), 0.982),
+    ),
+    "rwkv4": (
+        PublishedGap("RWKV", 169, (11.64, 5.70, 12.29), 1.0),
+        PublishedGap("RWKV", 351, (9.79, 3.82, 10.51), 1.0),
+    ),
+}
 _PUBLISHED_VOCABULARY = 8192
 _MODELS = {"attention": "Attention", "hyena": "Hyena", "h3": "H3"}
 
@@ -97,6 +136,16 @@ def published_curves(summary: Summary) -> list[PublishedCurve]:
                 values = [panel[model][PUBLISHED_WIDTHS.index(width)] for width in widths]
                 curves.append(PublishedCurve(mixer, setting, model, widths, values))
     return curves
+
+
+def published_gaps(summary: Summary) -> dict[str, tuple[PublishedGap, ...]]:
+    """Return the paper's language models for each mixer of a study that has the same one in all layers."""
+    layers = {run.spec.mixer: {layer["name"] for layer in run.spec.layers} for run in summary.runs}
+    return {
+        mixer: LANGUAGE_MODELS[name]
+        for mixer, names in layers.items()
+        if len(names) == 1 and (name := next(iter(names))) in LANGUAGE_MODELS
+    }
 
 
 def published_caption(summary: Summary, curves: Sequence[PublishedCurve]) -> str:

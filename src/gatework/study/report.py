@@ -14,15 +14,20 @@ from gatework.page.frame import assemble_page, fill_template, list_html, protoco
 from gatework.page.quantities import format_bytes, format_count, format_flops, format_quality, format_rate
 from gatework.registry import list_mixers, mixer_entry
 from gatework.study.answer import Answer, Pick, answer, quality_unit
+from gatework.study.companion import read_companion
+from gatework.study.gap_answer import hits_text
+from gatework.study.gap_page import gap_data, gap_html, prediction_html
 from gatework.study.page_data import environments, layers_text, page_data
 from gatework.study.published import published_caption, published_curves
+from gatework.study.recall_gap import TextGap, text_gap
+from gatework.study.recall_prediction import predict
 from gatework.study.results import ResultStore
 from gatework.study.spec import StudySpec
 from gatework.study.summary import STATUSES, Summary, summarise
 
 REPORT_FILE = "report.html"
 _PACKAGE = "gatework.study"
-_SCRIPTS = ("quality.js", "figures.js", "generation.js", "curves.js", "study.js")
+_SCRIPTS = ("quality.js", "figures.js", "recall_gap.js", "generation.js", "curves.js", "study.js")
 _TABLE_CAPTION = (
     "Quality and loss are of test data. A row unfolds to the run's validation numbers, its full "
     "specification and the command behind it; mixers that the legend hides are left out."
@@ -33,6 +38,8 @@ _BUDGET_NAMES = {"steps": "steps", "tokens": "tokens", "flops": "compute", "seco
 
 def write_report(directory: Path, output: Path | None = None) -> Path:
     """Write the page of a study, from its ``study.json`` and ``results``.
+
+    The page of a study on text also reads the recall study in its folder ``recall``, if there is one.
 
     Args:
         directory: The study directory; the study may be running, or have lost runs.
@@ -46,8 +53,9 @@ def write_report(directory: Path, output: Path | None = None) -> Path:
             be written.
     """
     summary = read_summary(directory)
+    recall = read_companion(directory) if summary.study.task == "text" else None
     path = directory / REPORT_FILE if output is None else output
-    write_page(path, render_page(summary))
+    write_page(path, render_page(summary, recall))
     return path
 
 
@@ -60,18 +68,23 @@ def read_summary(directory: Path) -> Summary:
     return summarise(StudySpec.read(directory), ResultStore(directory).read_all())
 
 
-def render_page(summary: Summary) -> str:
-    """Return the page of a study as one HTML document."""
-    study, found = summary.study, answer(summary)
+def render_page(summary: Summary, recall: Summary | None = None) -> str:
+    """Return the page of a study as one HTML document, with the recall study that accompanies one on text."""
+    study, found = summary.study, answer(summary, recall)
+    gap = text_gap(summary)
+    prediction = None if gap is None or recall is None else predict(gap, recall)
     words = {
         "title": escape(study.title),
         "answer": _answer_html(found),
+        "findings": _findings_html(found),
         "picks": _picks_html(summary, found.picks),
         "counts": _counts_html(summary),
-        "protocol": protocol_html(_protocol(summary)),
+        "protocol": protocol_html(_protocol(summary, gap)),
         "notes": list_html(_notes(summary)),
         "mixers": _mixers_html(summary),
         "generation": _generation_html(summary),
+        "gap": "" if gap is None else gap_html(gap),
+        "prediction": "" if gap is None else prediction_html(gap, prediction),
         "command": escape(study.command),
         **{name: escape(text) for name, text in _captions(summary).items()},
     }
@@ -82,7 +95,7 @@ def render_page(summary: Summary) -> str:
         header=fill_template(_PACKAGE, "study_header.html", words),
         figures=fill_template(_PACKAGE, "study_figures.html", words),
         table=("Every run", _TABLE_CAPTION, "mixer, setting, status, run id …"),
-        data=page_data(summary),
+        data={**page_data(summary), "gap": None if gap is None else gap_data(gap, prediction)},
         scripts=_SCRIPTS,
         series="mixers",
     )
@@ -95,6 +108,14 @@ def _answer_html(found: Answer) -> str:
     if found.caveats:
         parts.append(f'<span class="caveats">{escape(" ".join(found.caveats))}</span>')
     return " ".join(parts)
+
+
+def _findings_html(found: Answer) -> str:
+    """A paragraph of what a study on text found about its gap, if it did."""
+    if not found.findings:
+        return ""
+    first, *others = map(escape, found.findings)
+    return f'<p class="answer">{" ".join([f"<strong>{first}</strong>", *others])}</p>'
 
 
 def _picks_html(summary: Summary, picks: Sequence[Pick]) -> str:
@@ -164,14 +185,17 @@ def _notes(summary: Summary) -> list[str]:
     return notes + [f"Measured with {text}." for text in environments(summary.runs)]
 
 
-def _protocol(summary: Summary) -> dict[str, str]:
+def _protocol(summary: Summary, gap: TextGap | None) -> dict[str, str]:
     """What was held equal, how learning rates came about, and what the numbers are of."""
     study = summary.study
-    return {
+    lines = {
         f"Held equal: {_BUDGET_NAMES[study.budget_kind]}": study.budget,
         "Learning rates": _rates_text(summary),
         "Reported": _reported_text(summary),
     }
+    if gap is not None and gap.has_slices:
+        lines["AR hits"] = hits_text(gap)
+    return lines
 
 
 def _rates_text(summary: Summary) -> str:

@@ -31,6 +31,8 @@ _KEYS = {
     "environment",
     "started",
 }
+#: Its exponential is the largest that a float holds.
+_LARGEST_LOSS = 709.0
 #: What is known of decoding at one length of context; the rate alone is a timing.
 DECODING = ("context", "tokens_per_second", "state_bytes")
 
@@ -197,6 +199,27 @@ def decoding_columns(result: Mapping[str, Any]) -> dict[str, float | None]:
     return {f"decoding tokens_per_second at {row['context']}": row["tokens_per_second"] for row in measured}
 
 
+def perplexity(loss: float | None) -> float | None:
+    """Return ``exp(loss)`` of a loss in nats per token, None where it is unknown or beyond all floats."""
+    return math.exp(loss) if loss is not None and loss < _LARGEST_LOSS else None
+
+
+def slice_columns(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return a table's columns of what was measured by slice, ``"slice num_kv_pairs=4"`` and so on.
+
+    Where the slices are AR hits and the other tokens of a text, these are losses in nats per token: then the
+    perplexities follow, ``"perplexity"``, ``"perplexity ar_hits"`` and ``"perplexity other"``, and what the
+    slices are (``ar_share``, ``max_train_count``).
+    """
+    slices: Mapping[str, float | None] = metrics.get("slices") or {}
+    columns = {f"slice {name}": value for name, value in slices.items()}
+    if metrics.get("ar_share") is not None:
+        columns["perplexity"] = perplexity(metrics["loss"])
+        columns |= {f"perplexity {name}": perplexity(value) for name, value in slices.items()}
+        columns |= {name: metrics.get(name) for name in ("ar_share", "max_train_count")}
+    return columns
+
+
 def write_table(path: Path, runs: Sequence[RunSpec], results: Mapping[str, Mapping[str, Any]]) -> None:
     """Write one CSV line per run of the grid: spec, status (``missing`` where there is none), metrics, cost.
 
@@ -232,7 +255,7 @@ def _row(run: RunSpec, result: Mapping[str, Any] | None) -> dict[str, Any]:
         **{name: metrics[name] for name in METRICS},
         **(result.get("cost") or {}),
         **decoding_columns(result),
-        **{f"slice {name}": value for name, value in metrics["slices"].items()},
+        **slice_columns(metrics),
         "layers": json.dumps(run.layers),
         **{f"setting {name}": value for name, value in run.setting.items()},
         **{f"training {name}": value for name, value in run.training.items()},

@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatework.study.results import METRICS, ResultStore, decoding_columns
-from gatework.study.spec import StudySpec
+from gatework.study.companion import COMPANION_FOLDER
+from gatework.study.recall_gap import GapCell, text_gap
+from gatework.study.results import METRICS, ResultStore, decoding_columns, slice_columns
+from gatework.study.spec import STUDY_FILE, StudySpec
 from gatework.study.summary import STATUSES, Cell, Run, Summary, summarise
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class Study:
         directory: Where it is.
         spec: The grid and the facts that its page states.
         outcome: How the call that made it went; None if it was only opened.
+        companion: The recall study beside one on text; None if there is none.
     """
 
     def __init__(
@@ -37,10 +40,12 @@ class Study:
         spec: StudySpec,
         results: Mapping[str, Mapping[str, Any]],
         outcome: StudyOutcome | None = None,
+        companion: Study | None = None,
     ) -> None:
         self.directory = directory
         self.spec = spec
         self.outcome = outcome
+        self.companion = companion
         self._results = results
 
     @classmethod
@@ -55,7 +60,10 @@ class Study:
             FileError: If there is no valid study, or one of its files is broken.
         """
         directory = Path(path)
-        return cls(directory, StudySpec.read(directory), ResultStore(directory).read_all(), outcome)
+        spec, results = StudySpec.read(directory), ResultStore(directory).read_all()
+        beside = directory / COMPANION_FOLDER
+        has_companion = spec.task == "text" and (beside / STUDY_FILE).exists()
+        return cls(directory, spec, results, outcome, cls.open(beside) if has_companion else None)
 
     @cached_property
     def summary(self) -> Summary:
@@ -77,17 +85,26 @@ class Study:
         """One row per mixer, setting and width, at its learning rate that is best on validation data.
 
         ``mean``, ``std``, ``low`` and ``high`` are of the test quality over the ``num_seeds`` that finished;
-        ``validation`` is the mean by which the learning rate was chosen. Costs are means too.
+        ``validation`` is the mean by which the learning rate was chosen. Costs are means too. On text whose
+        AR hits were told apart, the perplexities follow and, in nats per token, the gap to attention, where
+        it can be compared; ``gap_share`` of it lies on AR hits, where it is clear.
         """
         costs = list(dict.fromkeys(name for run in self.summary.runs for name in _costs(run)))
-        return _table([_cell_row(cell, costs) for cell in self.summary.cells])
+        gap = text_gap(self.summary)
+        cells = gap.cells if gap is not None and gap.has_slices else [None] * len(self.summary.cells)
+        return _table(
+            [
+                _cell_row(cell, costs) | _gap_row(beside)
+                for cell, beside in zip(self.summary.cells, cells, strict=True)
+            ]
+        )
 
     @property
     def answer(self) -> str:
         """What the study says, in words, with what limits it."""
         from gatework.study.answer import answer
 
-        return answer(self.summary).text
+        return answer(self.summary, self.companion.summary if self.companion else None).text
 
     def report(self) -> Path:
         """Write the page anew, and return its path.
@@ -143,7 +160,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         **{name: metrics.get(name) for name in METRICS},
         **_costs(run),
         **decoding_columns(result),
-        **{f"slice {name}": value for name, value in metrics.get("slices", {}).items()},
+        **slice_columns(metrics),
         "message": result.get("message"),
     }
 
@@ -163,6 +180,23 @@ def _cell_row(cell: Cell, costs: list[str]) -> dict[str, Any]:
         **{name: None if mean is None else mean.mean for name, mean in means.items()},
         **{f"decoding tokens_per_second at {context}": rate.mean for context, rate in cell.decoding.items()},
     }
+
+
+def _gap_row(cell: GapCell | None) -> dict[str, Any]:
+    """Means of what is known of a text's AR hits, unrounded and not capped."""
+    if cell is None:
+        return {}
+    spreads = {
+        "perplexity": cell.perplexity("overall"),
+        "perplexity ar_hits": cell.perplexity("ar_hits"),
+        "perplexity other": cell.perplexity("other"),
+        "gap": cell.gap(),
+        "gap ar_hits": cell.gap("ar_hits"),
+        "gap other": cell.gap("other"),
+        "gap_share": cell.share,
+    }
+    means = {name: None if spread is None else spread.mean for name, spread in spreads.items()}
+    return means | {"ar_share": cell.ar_share}
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:

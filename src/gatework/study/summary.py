@@ -55,6 +55,15 @@ class Run:
         """Return one of the measured costs, such as ``state_bytes``, None where it was not measured."""
         return self._number("cost", name)
 
+    def loss(self, name: str = "overall") -> float | None:
+        """Return the test loss of a finished run: ``overall``, or on one slice such as ``ar_hits``."""
+        if self.status != "finished":
+            return None
+        if name == "overall":
+            return self.metric("loss")
+        value = ((self.result or {}).get("metrics") or {}).get("slices", {}).get(name)
+        return None if value is None else float(value)
+
     def _number(self, table: str, name: str) -> float | None:
         value = ((self.result or {}).get(table) or {}).get(name)
         return None if value is None else float(value)
@@ -236,6 +245,16 @@ class Summary:
     def widths(self) -> list[int]:
         """All widths, growing."""
         return sorted({run.spec.width for run in self.runs})
+
+    @cached_property
+    def clearest_setting(self) -> int:
+        """Position of the setting in which the mixers differ most: the one worth showing first."""
+
+        def spread(setting: str) -> float:
+            values = [cell.quality.mean for cell in self.cells if cell.setting == setting and cell.quality]
+            return max(values) - min(values) if values else -1.0
+
+        return max(range(len(self.settings)), key=lambda index: spread(self.settings[index]))
 
     @cached_property
     def cells(self) -> list[Cell]:

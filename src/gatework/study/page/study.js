@@ -17,6 +17,7 @@ const COLUMNS = [
   { key: "status", title: "status", text: (run) => run.status, kind: (run) => `status ${run.status}` },
   { key: "quality", title: page.quality.name },
   { key: "loss", title: "loss" },
+  ...["ar_hits", "other"].map((name) => ({ key: `perplexity ${name}`, title: `perplexity ${name === "other" ? "other" : "AR hits"}` })),
   { key: "parameters", title: "parameters" },
   { key: "state_bytes", title: "state" },
   { key: "published_state_bytes", title: "state as published" },
@@ -26,13 +27,14 @@ const COLUMNS = [
   ...page.decode_contexts.slice(-1).map((context) => ({ key: `decode_${context}`, title: `tokens/s decoding at ${context}` })),
   { key: "seconds", title: "time" },
 ].filter(({ key }) => (key !== "setting" || page.settings.length > 1)
-  && (key !== "published_state_bytes" || page.has_published_state));
+  && (key !== "published_state_bytes" || page.has_published_state)
+  && (!key.startsWith("perplexity ") || page.slice_columns.includes(key)));
 
 const CSV = [
   ["run_id", (run) => run.id], ["mixer", nameOf], ["layers", (run) => run.layers], ["setting", settingOf],
   ...["width", "learning_rate", "seed"].map((key) => [key, (run) => run.values[key]]),
   ["status", (run) => run.status],
-  ...[...METRIC_NAMES, ...COST_NAMES].map((key) => [key, (run) => run.values[key]]),
+  ...[...METRIC_NAMES, ...COST_NAMES, ...page.slice_columns].map((key) => [key, (run) => run.values[key]]),
   ...page.decode_contexts.map((context) => [`decoding tokens_per_second at ${context}`, (run) => run.values[`decode_${context}`]]),
   ["message", (run) => run.message],
 ];
@@ -46,6 +48,7 @@ function runDetail(run) {
   const facts = factList([
     ["run", run.id], ["layers", run.layers], ["status", run.status], ["message", run.message],
     [`validation ${page.quality.name}`, run.texts.validation_quality], ["validation loss", run.texts.validation_loss],
+    ...page.slice_columns.map((name) => [name.replace("_", " "), run.texts[name]]),
     ["compute per token", run.texts.flops_per_token], ["training tokens", run.texts.training_tokens],
     ...page.decode_contexts.map((context) => [`decoding tokens/s at ${context}`, run.texts[`decode_${context}`]]),
     ["started", run.started], ["environment", run.environment],
@@ -61,6 +64,12 @@ function buildControls() {
   const form = (id) => document.getElementById(id);
   if (page.published.length) toggle(form("width-controls"), "published", "Published results", redrawWidths);
   const clearest = page.settings[page.clearest_setting];
+  const gap = form("gap-controls");
+  if (gap) {
+    choice(gap, "setting", "Setting", settingOptions(), clearest, redrawGap);
+    choice(gap, "width", "Width", widthOptions(), page.widths.at(-1), redrawGap);
+    if (page.gap.published.length) toggle(gap, "published", "Published shares", redrawGap);
+  }
   choice(form("cost-controls"), "setting", "Setting", settingOptions(), clearest, redrawCosts);
   choice(form("cost-controls"), "width", "Width", widthOptions(), page.widths.length > 1 ? "" : page.widths[0], redrawCosts);
   const counts = [["state", "as decoding carries it"], ["published_state", "as published"]];
@@ -80,12 +89,15 @@ function buildControls() {
 }
 
 const redrawWidths = () => drawWidths(selectionOf("width-controls"));
+const redrawGap = () => drawGap(selectionOf("gap-controls"));
 const redrawCosts = () => drawCosts(selectionOf("cost-controls"));
 const redrawGeneration = () => drawGeneration(selectionOf("generation-controls"));
 const redrawCurves = () => drawCurves(selectionOf("curve-controls"));
 
 function drawAll() {
   redrawWidths();
+  if (document.getElementById("gap-controls")) redrawGap();
+  if (document.getElementById("prediction-panels")) drawPrediction();
   redrawCosts();
   if (document.getElementById("generation-controls")) redrawGeneration();
   redrawCurves();
