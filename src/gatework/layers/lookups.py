@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gatework.layers.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.packed_documents import PackedDocuments
 from gatework.masks import Causal
 from gatework.masks.earlier_blocks import hashed
 from gatework.ops.attention import attention
@@ -186,6 +187,22 @@ class SigmoidLookups(_Lookups):
         q, read = self._project(x, None)
         scores = self._scores(x)
         return self._look_up(x, q, read, self._selected(scores, x.shape[1]), scores.sigmoid())
+
+    def forward_documents(
+        self,
+        x: Float[Tensor, "rows length channels"],
+        documents: PackedDocuments,
+        *,
+        tokens: Int[Tensor, "rows length"] | None = None,
+    ) -> Float[Tensor, "rows length channels"]:
+        """Mix packed documents.
+
+        Raises:
+            ValueError: If selection looks ahead, with ``compat="official"``: it would see what pads them.
+        """
+        if self.looks_ahead and not (self.training or documents.fill_rows):
+            raise ValueError('compat="official" looks ahead: the mixer cannot read packed documents')
+        return super().forward_documents(x, documents, tokens=tokens)
 
     def state_layout(self) -> dict[str, StateTensor]:
         """Keys, values and scores of all tokens.

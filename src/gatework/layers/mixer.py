@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from gatework.layers.packed_documents import PackedDocuments
 
 #: What decoding carries between tokens: tensors whose first axis is the batch, by name.
 State = dict[str, Tensor]
@@ -88,6 +90,32 @@ class Mixer(nn.Module):
         """Mix a whole sequence."""
         raise NotImplementedError
 
+    def forward_documents(
+        self,
+        x: Float[Tensor, "rows length channels"],
+        documents: PackedDocuments,
+        *,
+        tokens: Int[Tensor, "rows length"] | None = None,
+    ) -> Float[Tensor, "rows length channels"]:
+        """Mix documents that are packed into rows, each as :meth:`forward` mixes it alone.
+
+        Here documents are brought apart into a few batches, padded on the right, which no output sees;
+        mixers with a cheaper way override it.
+
+        Args:
+            x: The rows.
+            documents: Where the documents are in them.
+            tokens: Token ids, for mixers that read them.
+
+        Returns:
+            The mixed rows, zero at padding.
+        """
+        parts = documents.apart(x)
+        if not self.reads_tokens or tokens is None:
+            return documents.together([self(part) for part in parts])
+        read = zip(parts, documents.apart(tokens), strict=True)
+        return documents.together([self(part, tokens=ids) for part, ids in read])
+
     def state_layout(self) -> dict[str, StateTensor]:
         """Describe the tensors of the state by name."""
         raise NotImplementedError
@@ -132,6 +160,20 @@ class Mixer(nn.Module):
     def auxiliary_loss(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, ""] | None:
         """Return what training adds to the loss for the input ``x``; most mixers add nothing."""
         return None
+
+    def auxiliary_loss_of_documents(
+        self, x: Float[Tensor, "rows length channels"], documents: PackedDocuments
+    ) -> Float[Tensor, ""] | None:
+        """Return the mean of :meth:`auxiliary_loss` over packed documents, each weighted by its tokens."""
+        if type(self).auxiliary_loss is Mixer.auxiliary_loss:
+            return None
+        weighted = []
+        for part in documents.stream(x).split(documents.lengths, 1):
+            loss = self.auxiliary_loss(part)
+            if loss is None:
+                return None
+            weighted.append(loss * (part.shape[1] / documents.num_tokens))
+        return torch.stack(weighted).sum() if weighted else None
 
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map a state dict in the authors' layout to ours; mixers override it where tensors change shape."""

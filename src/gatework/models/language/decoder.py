@@ -8,7 +8,6 @@ of it, and checkpoints in Zoology's layout load with :func:`gatework.load_checkp
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, no_type_check
 
@@ -22,7 +21,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from gatework.layers.channel_mixers import GLU, MLP, DropPath
 from gatework.layers.mixer import Mixer, State
+from gatework.layers.packed_documents import PackedDocuments
+from gatework.models.language.inputs import check_padding, labels_within_documents, packed_documents
 from gatework.models.language.mixer_cache import MixerCache
+from gatework.models.language.zoology_names import convert_zoology
 from gatework.registry import create_mixer, mixer_entry, mixer_options
 
 _CHANNEL_MIXERS = ("mlp", "glu", "identity", "none")
@@ -147,6 +149,7 @@ class DecoderBlock(GradientCheckpointingLayer):
         state: State | None = None,
         *,
         tokens: Int[Tensor, "batch length"] | None = None,
+        documents: PackedDocuments | None = None,
         return_state: bool = False,
         with_auxiliary_loss: bool = False,
     ) -> tuple[Float[Tensor, "batch length channels"], State | None, Float[Tensor, ""] | None]:
@@ -156,6 +159,7 @@ class DecoderBlock(GradientCheckpointingLayer):
             x: The stream.
             state: What to continue after, with ``return_state``.
             tokens: Token ids, for mixers that read them.
+            documents: Documents packed into the rows, which must not see each other; without a state.
             return_state: Whether to return a new state.
             with_auxiliary_loss: Whether to return what the mixer adds to the loss.
 
@@ -163,9 +167,11 @@ class DecoderBlock(GradientCheckpointingLayer):
             The stream, the new state or ``None``, and the auxiliary loss or ``None``.
         """
         normed = self.mixer_norm(x)
-        auxiliary = self.mixer.auxiliary_loss(normed) if with_auxiliary_loss else None
+        auxiliary = _auxiliary_loss(self.mixer, normed, documents) if with_auxiliary_loss else None
         reads = {"tokens": tokens} if self.mixer.reads_tokens else {}
-        if not return_state:
+        if documents is not None:
+            mixed = _mix_documents(self.mixer, normed, documents, tokens)
+        elif not return_state:
             mixed = self.mixer(normed, **reads)
         elif state is not None and x.shape[1] == 1:
             reads = {name: None if ids is None else ids.squeeze(1) for name, ids in reads.items()}
@@ -240,6 +246,7 @@ class GateworkModel(GateworkPreTrainedModel):
         *,
         inputs_embeds: Float[Tensor, "batch length channels"] | None = None,
         attention_mask: Tensor | None = None,
+        seq_idx: Int[Tensor, "batch length"] | None = None,
         past_key_values: MixerCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -254,6 +261,8 @@ class GateworkModel(GateworkPreTrainedModel):
             inputs_embeds: Embeddings in place of ids.
             attention_mask: ``(batch, length)``, 0 at padding. Padding may only follow the tokens (right):
                 later positions reach no earlier ones. Left padding would enter every state and is refused.
+            seq_idx: Number of the document that each position belongs to, -1 at padding; ``None`` if a row is
+                one context. A stretch of one number along a row is mixed, and counted, as if it were alone.
             past_key_values: States to continue after.
             use_cache: Whether to return states.
             output_hidden_states: Whether to return the stream before every block and at the end.
@@ -263,8 +272,10 @@ class GateworkModel(GateworkPreTrainedModel):
             **kwargs: Ignored arguments that Transformers passes to every model (``position_ids``, …).
 
         Raises:
+            TypeError: If ``seq_idx`` does not hold integers.
             ValueError: If neither or both inputs are given, the mask pads on the left, the sequence outgrows
-                the position table, or a mixer reads the ids but there are only embeddings.
+                the position table, a mixer reads ids but has embeddings, or ``seq_idx`` does not fit them or
+                comes with padding in the mask, ``past_key_values`` or ``use_cache``.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -273,17 +284,15 @@ class GateworkModel(GateworkPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = bool(use_cache) and not (self.gradient_checkpointing and self.training)
         seen = 0 if past_key_values is None else past_key_values.length
-        _check_padding(attention_mask, cached=use_cache or seen > 0)
-        x = self.dropout(self._add_positions(x, seen))
-        asked = {"tokens": input_ids, "return_state": use_cache, "with_auxiliary_loss": output_auxiliary_loss}
-        hidden, states, auxiliary = [x], [], []
-        for index, layer in enumerate(self.layers):
-            state = None if past_key_values is None else past_key_values.states[index]
-            x, state, extra = layer(x, state, **asked)
-            hidden.append(x)
-            states.append(state)
-            auxiliary += [] if extra is None else [extra]
-        x = self.norm(self.final_dropout(x))
+        cached = use_cache or past_key_values is not None
+        documents = self._documents(seq_idx, x, attention_mask, cached=cached)
+        if documents is None:
+            check_padding(attention_mask, cached=use_cache or seen > 0)
+        x = self.dropout(self._add_positions(x, seen, documents))
+        asked = {"tokens": input_ids, "documents": documents, "return_state": use_cache}
+        asked = {**asked, "with_auxiliary_loss": output_auxiliary_loss}
+        hidden, states, auxiliary = self._run_layers(x, past_key_values, asked)
+        x = self.norm(self.final_dropout(hidden[-1]))
         # Transformers annotates a cache of keys and values; ours holds whatever each mixer carries.
         cache: Any = MixerCache(states, seen + x.shape[1]) if use_cache else None
         all_hidden = (*hidden[:-1], x) if output_hidden_states else None
@@ -291,6 +300,18 @@ class GateworkModel(GateworkPreTrainedModel):
         if auxiliary:
             output["auxiliary_loss"] = torch.stack(auxiliary).sum()
         return output if return_dict is not False else output.to_tuple()
+
+    def _run_layers(
+        self, x: Tensor, past: MixerCache | None, asked: Mapping[str, Any]
+    ) -> tuple[list[Tensor], list[Any], list[Tensor]]:
+        """The stream before every block and after the last, new states, and auxiliary losses."""
+        hidden, states, auxiliary = [x], [], []
+        for index, layer in enumerate(self.layers):
+            x, state, extra = layer(x, None if past is None else past.states[index], **asked)
+            hidden.append(x)
+            states.append(state)
+            auxiliary += [] if extra is None else [extra]
+        return hidden, states, auxiliary
 
     def _check_reads_no_tokens(self) -> None:
         for index, layer in enumerate(self.layers):
@@ -301,10 +322,23 @@ class GateworkModel(GateworkPreTrainedModel):
                     "ids: give input_ids"
                 )
 
-    def _add_positions(self, x: Tensor, seen: int) -> Tensor:
+    def _documents(
+        self, seq_idx: Tensor | None, x: Tensor, mask: Tensor | None, *, cached: bool
+    ) -> PackedDocuments | None:
+        if seq_idx is None:
+            return None
+        most = self.config.learned_positions or None
+        documents: PackedDocuments = packed_documents(
+            seq_idx, tuple(x.shape[:2]), mask=mask, cached=cached, most_positions=most
+        )
+        return documents
+
+    def _add_positions(self, x: Tensor, seen: int, documents: PackedDocuments | None) -> Tensor:
         table = self.config.learned_positions
         if table <= 0:
             return x
+        if documents is not None:
+            return x + F.embedding(documents.positions, self.embed_positions.weight)
         end = seen + x.shape[1]
         if end > table:
             raise ValueError(
@@ -334,6 +368,7 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         *,
         labels: Int[Tensor, "batch length"] | None = None,
         shift_labels: Int[Tensor, "batch length"] | None = None,
+        seq_idx: Int[Tensor, "batch length"] | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
         **inputs: Any,
@@ -346,8 +381,10 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: Token ids.
-            labels: What Transformers calls labels: the ids themselves, shifted here; -100 is no label.
+            labels: What Transformers calls labels: the ids themselves, shifted here; -100 is no label. The
+                last token of a packed document predicts nothing.
             shift_labels: Labels that are shifted already: what should come after each position.
+            seq_idx: Documents packed into the rows, see :meth:`GateworkModel.forward`.
             logits_to_keep: Compute logits only for this many last positions; 0 for all.
             return_dict: Whether to return a named output instead of a tuple.
             **inputs: Passed on to :class:`GateworkModel`.
@@ -358,9 +395,9 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         if labels is not None:
             if shift_labels is not None:
                 raise ValueError("give labels or shift_labels, not both")
-            shift_labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+            shift_labels = labels_within_documents(labels, seq_idx)
         trains = self.training and shift_labels is not None
-        outputs = self.model(input_ids, output_auxiliary_loss=trains, **inputs)
+        outputs = self.model(input_ids, seq_idx=seq_idx, output_auxiliary_loss=trains, **inputs)
         hidden = outputs.last_hidden_state
         loss = logits = None
         if shift_labels is not None:
@@ -378,10 +415,13 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         return output if return_dict is not False else output.to_tuple()
 
     def labelled_logits(
-        self, input_ids: Int[Tensor, "batch length"], shift_labels: Int[Tensor, "batch length"]
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        shift_labels: Int[Tensor, "batch length"],
+        seq_idx: Int[Tensor, "batch length"] | None = None,
     ) -> tuple[Float[Tensor, "labelled vocab"], Int[Tensor, " labelled"]]:
         """Return the logits at labelled positions only, row by row, and the labels there."""
-        return self._logits_at_labels(self.model(input_ids).last_hidden_state, shift_labels)
+        return self._logits_at_labels(self.model(input_ids, seq_idx=seq_idx).last_hidden_state, shift_labels)
 
     def state_size(self, length: int) -> int:
         """Return the number of elements that decoding carries per sequence after ``length`` tokens."""
@@ -394,37 +434,11 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
 
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map a state dict of Zoology's ``LanguageModel`` to ours."""
-        converted: dict[str, Tensor] = {}
-        per_layer: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state_dict.items():
-            match = re.fullmatch(
-                r"backbone\.layers\.(\d+)\.(?:sequence_mixer\.mixer|sequence_mixer|mixer)\.(.+)", name
-            )
-            if match and int(match[1]) < len(self.model.layers):
-                per_layer.setdefault(int(match[1]), {})[match[2]] = tensor
-                continue
-            for theirs, ours in _ZOOLOGY_NAMES:
-                name = re.sub(theirs, ours, name)
-            converted[name] = tensor
-        for index, weights in per_layer.items():
-            for name, tensor in self.model.layers[index].mixer.convert_official(weights).items():
-                converted[f"model.layers.{index}.mixer.{name}"] = tensor
-        return converted
+        return convert_zoology(state_dict, [layer.mixer for layer in self.model.layers])
 
     def _logits_at_labels(self, hidden: Tensor, shift_labels: Tensor) -> tuple[Tensor, Tensor]:
         labelled = shift_labels != -100
         return self.lm_head(hidden[labelled]), shift_labels[labelled]
-
-
-#: Zoology's names (patterns) and ours, outside the sequence mixers.
-_ZOOLOGY_NAMES = (
-    (r"^backbone\.embeddings\.word_embeddings\.", "model.embed_tokens."),
-    (r"^backbone\.embeddings\.position_embeddings\.", "model.embed_positions."),
-    (r"^backbone\.layers\.(\d+)\.norm1?\.", r"model.layers.\1.mixer_norm."),
-    (r"^backbone\.layers\.(\d+)\.norm2\.", r"model.layers.\1.channel_norm."),
-    (r"^backbone\.layers\.(\d+)\.state_mixer\.", r"model.layers.\1.channel_mixer."),
-    (r"^backbone\.ln_f\.", "model.norm."),
-)
 
 
 def labelled_cross_entropy(
@@ -433,6 +447,23 @@ def labelled_cross_entropy(
     """Mean cross-entropy in nats, computed in at least float32; zero where nothing is labelled."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, labels, reduction="sum") / max(labels.numel(), 1)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # a graph for these documents serves no other batch
+def _mix_documents(mixer: Mixer, x: Tensor, documents: PackedDocuments, tokens: Tensor | None) -> Tensor:
+    return mixer.forward_documents(x, documents, tokens=tokens)
+
+
+def _auxiliary_loss(mixer: Mixer, x: Tensor, documents: PackedDocuments | None) -> Tensor | None:
+    if documents is None:
+        return mixer.auxiliary_loss(x)
+    loss: Tensor | None = _auxiliary_loss_of_documents(mixer, x, documents)
+    return loss
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # likewise
+def _auxiliary_loss_of_documents(mixer: Mixer, x: Tensor, documents: PackedDocuments) -> Tensor | None:
+    return mixer.auxiliary_loss_of_documents(x, documents)
 
 
 def _norm(config: GateworkConfig) -> nn.Module:
@@ -452,20 +483,3 @@ def _channel_mixer(config: GateworkConfig) -> nn.Module | None:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _check_padding(mask: Tensor | None, *, cached: bool) -> None:
-    """Padding after the tokens changes nothing earlier; anywhere else it would enter the states."""
-    if mask is None or bool(mask.all()):
-        return
-    if mask.ndim != 2:
-        raise ValueError(f"attention_mask must have shape (batch, length), got {tuple(mask.shape)}")
-    if bool((mask[:, 1:] > mask[:, :-1]).any()):
-        raise ValueError(
-            "attention_mask pads on the left, which would enter the mixers' states; pad on the right, "
-            "or generate for prompts of equal length"
-        )
-    if cached:
-        raise ValueError(
-            "attention_mask pads sequences whose state is kept (use_cache=True); give prompts of equal length"
-        )
