@@ -11,6 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
+    "ar_slices": ["--tokens", "40000", "--turns", "1", "--vocab", "500", "--length", "64"],
     "attention": ["--turns", "1", "--shrink", "8", "--cases", "window backward", "documents 0"],
     "halo_attention": ["--stages", "1", "--batch", "1", "--turns", "1"],
     "mqar_data": ["--examples", "200", "--turns", "2"],
@@ -24,6 +25,21 @@ SMALL = {
     "linear_recurrence": ["--length", "256", "--longest", "2048", "--turns", "1"],
     "long_conv": ["--length", "256", "--batch", "2", "--dim", "16", "--turns", "1"],
     "mixers": ["--mixers", "mamba2", "big_bird", "--longest", "2048", "--turns", "1", "--threads", "1"],
+    "packing": [
+        *(
+            "--tokenizer",
+            "bytes",
+            "--max-bytes",
+            "20000",
+            "--lengths",
+            "64",
+            "--rows",
+            "2",
+            "--tokens",
+            "500",
+        ),
+        *("--mixers", "attention", "--dim", "8", "--layers", "1", "--turns", "1", "--threads", "1"),
+    ],
     "ttt": ["--length", "48", "--longest", "2048", "--turns", "1"],
 }
 

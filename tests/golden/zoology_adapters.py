@@ -15,6 +15,7 @@ from gatework.data.mqar_statistics import mqar_statistics
 from gatework.data.recall_mixture import RecallMixture, make_mixture, make_recall
 from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
+from tests.golden import zoology_ar_slices as slices
 from tests.golden import zoology_matrix_states as matrix_states
 from tests.golden import zoology_selections as selections
 from tests.golden import zoology_state_spaces as state_spaces
@@ -325,6 +326,7 @@ ADAPTERS: dict[str, Adapter] = {
     **matrix_states.ADAPTERS,
     **state_spaces.ADAPTERS,
     **selections.ADAPTERS,
+    **slices.ADAPTERS,
     "zoology/LanguageModel": language_model,
     "zoology/MQARData": mqar_data,
     "zoology/MQARStatistics": mqar_statistics_of,

@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from gatework._version import __version__
 from gatework.registry import load_entry_points, load_plugins, suggestion
@@ -23,10 +23,11 @@ COMMANDS = {
     "fit": ("train one model from a recipe", "gatework.cli.fit"),
     "validate": ("score a trained model on validation or test data", "gatework.cli.validate"),
     "predict": ("give the outputs of a trained model", "gatework.cli.predict"),
+    "evaluate": ("score language models from anywhere on a text", "gatework.cli.evaluate"),
     "bench": ("measure operators on this machine, checked before they are timed", "gatework.cli.bench"),
     "list": ("list mixers and tasks", "gatework.cli.list"),
 }
-_WITH_PLUGINS = {"compare", "run", "fit", "validate", "predict"}
+_WITH_PLUGINS = {"compare", "run", "fit", "validate", "predict", "evaluate"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             load_entry_points()
         module.add_arguments(parser)
         arguments = parser.parse_args(argv[1:])
-        if plugins != (arguments.get("plugin") or []):
+        if plugins != _plugins_in(arguments):
             raise ValueError("plugin runs code: name it on the command line with --plugin, never in a file")
         code: int = module.run(arguments, command=["gatework", *argv])
     except KeyboardInterrupt:
@@ -89,6 +90,12 @@ def _load_named_plugins(argv: Sequence[str]) -> list[str]:
     ]
     load_plugins(plugins)
     return plugins
+
+
+def _plugins_in(arguments: Namespace) -> list[str]:
+    """The plugins that were read, of the command or of the kind of it that was chosen."""
+    kind = arguments.get("kind")
+    return (arguments if kind is None else arguments[kind]).get("plugin") or []
 
 
 def _help() -> str:

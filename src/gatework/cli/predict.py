@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--output", type=str, default="predictions.jsonl", help="file with one JSON object per sequence"
     )
     parser.add_argument("--prompt", type=str, default=None, help="continue this text instead (task text)")
-    parser.add_argument("--max_new_tokens", type=int, default=200, help="bytes to add to the prompt")
+    parser.add_argument("--max_new_tokens", type=int, default=200, help="tokens to add to the prompt")
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="draw with this temperature; 0 takes the likeliest"
     )
@@ -38,6 +38,7 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     if arguments.prompt is not None:
         text = evaluate.continue_text(
             model,
+            evaluate.tokenizer_of(task, weights),
             arguments.prompt,
             max_new_tokens=arguments.max_new_tokens,
             temperature=arguments.temperature,

@@ -40,12 +40,20 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
             **scores,
         }
         write_json(Path(arguments.json), record)
-    print(_table(f"{weights}, {arguments.split} data of task {recipe.task}", task.quality, scores))
+    title = f"{weights}, {arguments.split} data of task {recipe.task}"
+    print(_table(title, task.quality, scores, module.slice_measure))
     return 0
 
 
-def _table(title: str, quality: Any, scores: dict[str, Any]) -> str:
+def _table(title: str, quality: Any, scores: dict[str, Any], slice_measure: str) -> str:
     rows = [(quality.name, scores["quality"]), ("loss (nats)", scores["loss"])]
-    rows += [(f"accuracy, {name}", value) for name, value in sorted(scores["slices"].items())]
+    rows += [(f"{slice_measure}, {name}", value) for name, value in sorted(scores["slices"].items())]
+    rows += [(name, value) for name, value in scores.items() if name not in ("quality", "loss", "slices")]
     width = max(len(name) for name, _ in rows)
-    return "\n".join([title, *(f"  {name:{width}}  {value:.4f}" for name, value in rows)])
+    return "\n".join([title, *(f"  {name:{width}}  {_number(value)}" for name, value in rows)])
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "none"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -7,4 +7,6 @@
 - :mod:`gatework.data.counting`: parity and majority.
 - :mod:`gatework.data.recall_mixture`: training and test segments, and their batches.
 - :mod:`gatework.data.text`: a corpus of text in three splits, crops and windows of it.
+- :mod:`gatework.data.ar_slices`: tokens that a context shows and training does not, and losses on them;
+  :mod:`~gatework.data.bigram_counts` counts what training shows.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from lightning import Callback
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from gatework.checkpoints import CheckpointError, load_checkpoint
 from gatework.data.loader import ResumableLoader
 from gatework.data.segment import TokenBatch
+from gatework.data.tokenizer import ByteTokenizer, TextTokenizer, load_tokenizer
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.registry import suggestion
 from gatework.tasks import create_task
@@ -25,7 +26,7 @@ from gatework.training.options import TrainerOptions, single_process
 from gatework.training.recipe import Recipe
 from gatework.training.trainer import device_of, make_trainer, quiet
 
-MODEL, WEIGHTS = "model", "model.safetensors"
+MODEL, WEIGHTS, TOKENIZER = "model", "model.safetensors", "tokenizer.json"
 
 
 def make_task(recipe: Recipe) -> Task:
@@ -107,7 +108,7 @@ def score(
     options: TrainerOptions,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Return ``loss``, ``quality`` and ``slices`` of a model on some batches."""
+    """Return ``loss``, ``quality``, ``slices`` and what else the task measures of a model on some batches."""
     with quiet():
         trainer = make_trainer(single_process(options), steps=1, validate_every=1, callbacks=callbacks)
         trainer.test(module, batches, verbose=False)
@@ -115,6 +116,7 @@ def score(
         "loss": module.summary["loss"],
         "quality": module.quality(),
         "slices": dict(module.summary["slices"]),
+        **module.summary["measures"],
     }
 
 
@@ -139,7 +141,11 @@ def predict(
     total = len(batches) if isinstance(batches, ResumableLoader) else None
     with torch.inference_mode(), tqdm(total=total, desc="predict", unit="batch", disable=not bar) as progress:
         for batch in batches:
-            moved = TokenBatch(batch.inputs.to(device), batch.labels.to(device), batch.slices)
+            moved = batch._replace(
+                inputs=batch.inputs.to(device),
+                labels=batch.labels.to(device),
+                seq_idx=None if batch.seq_idx is None else batch.seq_idx.to(device),
+            )
             yield from module.predictions(moved)
             progress.update()
 
@@ -153,13 +159,34 @@ def write_rows(file: IO[bytes], rows: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def continue_text(
-    model: GateworkForCausalLM, prompt: str, *, max_new_tokens: int, temperature: float, seed: int
-) -> str:
-    """Continue a text byte by byte: with the likeliest byte, or with draws at a ``temperature`` above 0.
+def tokenizer_of(task: Task, weights: Path) -> TextTokenizer:
+    """Return the tokenizer of a trained model: what was saved beside its weights, or its task's, or bytes.
 
     Raises:
-        ValueError: If the prompt is empty, a number is out of range, or the model is not one of bytes.
+        ValueError: If what was saved cannot be loaded.
+    """
+    own = getattr(task, "tokenizer", None)
+    if own is None or isinstance(own, ByteTokenizer):
+        return ByteTokenizer()
+    # A tokenizer trained on the text follows from it; the text may have changed since.
+    saved = weights.parent / TOKENIZER
+    return load_tokenizer(weights.parent) if saved.is_file() else cast("TextTokenizer", own)
+
+
+def continue_text(
+    model: GateworkForCausalLM,
+    tokenizer: TextTokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> str:
+    """Continue a text token by token: with the likeliest, or with draws at a ``temperature`` above 0.
+
+    Raises:
+        ValueError: If the prompt is empty, a number is out of range, or the model knows fewer tokens than the
+            tokenizer.
     """
     if not prompt:
         raise ValueError("prompt must hold at least one character, got ''")
@@ -167,22 +194,27 @@ def continue_text(
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
-    if model.config.vocab_size < 256:
+    known = model.config.vocab_size
+    if known < tokenizer.vocab_size:
         raise ValueError(
-            f"prompt needs a model of bytes, and this one knows {model.config.vocab_size} tokens"
+            f"prompt needs a model of {tokenizer.identity} ({tokenizer.vocab_size} tokens), and this one "
+            f"knows {known} tokens"
         )
     torch.manual_seed(seed)
-    inputs = torch.tensor([list(prompt.encode())])
+    (ids,) = tokenizer.encode([prompt.encode()])
+    inputs = torch.tensor([ids.tolist()])
     chosen: dict[str, Any] = {"do_sample": temperature > 0}
     if temperature > 0:
         chosen |= {"temperature": temperature, "top_k": 0}
+    if known > tokenizer.vocab_size:  # rows that round the vocabulary up stand for nothing
+        chosen["suppress_tokens"] = [*range(tokenizer.vocab_size, known)]
     generator: Any = model.train(False)  # Transformers does not say that it may be called
     output = generator.generate(
         inputs,
         attention_mask=torch.ones_like(inputs),
         max_new_tokens=max_new_tokens,
         use_cache=True,
-        pad_token_id=0,
+        pad_token_id=tokenizer.end_id,
         **chosen,
     )
-    return bytes(output[0, inputs.shape[1] :].clamp(max=255).tolist()).decode(errors="replace")
+    return tokenizer.decode(output[0, inputs.shape[1] :].tolist())

@@ -21,11 +21,13 @@ from lightning import LightningDataModule, Trainer
 from gatework.checkpoints import CheckpointError, load_checkpoint
 from gatework.data.loader import ResumableLoader
 from gatework.data.segment import TokenBatch
+from gatework.data.tokenizer import TextTokenizer
 from gatework.files import FileError, exclusive, remove_leftovers, write_atomically, write_json
 from gatework.models.language.decoder import GateworkForCausalLM
 from gatework.tasks.next_token import DivergedError, NextTokenModule
 from gatework.tasks.task import Task, Training
 from gatework.training.callbacks import check_callbacks, make_callbacks
+from gatework.training.causal_model import without_bars
 from gatework.training.checkpoint_io import read_checkpoint
 from gatework.training.environment import environment
 from gatework.training.evaluate import MODEL, make_model, make_task, model_weights, score
@@ -191,7 +193,7 @@ class _Fit:
             "validation": score(module, self.task.validation_batches(), recipe.trainer, stop),
             "test": score(module, self.task.test_batches(), recipe.trainer, stop),
         }
-        _save_model(model, self.directory / MODEL)
+        _save_model(model, getattr(self.task, "tokenizer", None), self.directory / MODEL)
         quality = self.task.quality
         result = {
             "format": RESULT_FORMAT,
@@ -312,32 +314,20 @@ def _claimed(recipe: Recipe, directory: Path) -> Iterator[None]:
         yield
 
 
-def _save_model(model: GateworkForCausalLM, directory: Path) -> None:
-    """Write the model so that ``directory`` holds the old one or all of the new."""
+def _save_model(model: GateworkForCausalLM, tokenizer: TextTokenizer | None, directory: Path) -> None:
+    """Write the model, and the tokenizer beside it, so that ``directory`` holds the old or all of the new."""
     model.config.use_cache = True
     temporary, old = (directory.with_name(f".{directory.name}.{kind}") for kind in ("new", "old"))
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
-    with _without_bars():
+    with without_bars():
         model.save_pretrained(temporary)
+    if tokenizer is not None:
+        tokenizer.pretrained().save_pretrained(str(temporary))
     if directory.exists():
         os.replace(directory, old)
     os.replace(temporary, directory)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep Transformers from drawing a bar for the one file that it writes."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
 
 
 def _is_first_process() -> bool:
