@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from jsonargparse import ArgumentParser
 
 from gatework.cli import compare
 from gatework.study.plan import check_runs, make_study, parse_mixers, plan_runs
-
-RECIPES = Path(__file__).parents[1] / "recipes"
-
-
-#: Recipes of comparisons; those of single trainings are tested with ``gatework fit``.
-STUDIES = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "fit")
+from tests.recipe_files import RECIPES, language_models, studies, task_of, trainings
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_recipe_is_of_one_kind():
+    kinds = (studies(), trainings(), language_models())
+    assert all(kinds)
+    assert sorted(path for kind in kinds for path in kind) == sorted(RECIPES.rglob("*.yaml"))
+    assert {path.stem: task_of(path) for path in studies() if path.parent.name == "demo"} == {
+        "recall": "recall",
+        "text": "text",
+    }
+
+
+@pytest.mark.parametrize("path", studies(), ids=lambda path: path.stem)
 def test_a_recipe_could_start(path):
     parser = ArgumentParser(exit_on_error=False)
     compare.add_arguments(parser)
-    task = "text" if "text" in path.stem else "recall"
+    task = task_of(path)
     options = parser.parse_args([task, f"--config={path}"]).as_dict()
     runs = plan_runs(
         task,

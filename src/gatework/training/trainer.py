@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
+from gatework.models.language.decoder import DecoderBlock
 from gatework.training.checkpoint_io import AtomicCheckpointIO
 from gatework.training.options import TrainerOptions
 
@@ -139,7 +140,8 @@ def _strategy(options: TrainerOptions) -> Strategy | str:
             )
         if options.ema_decay is not None:
             raise ValueError("trainer.ema_decay averages whole models, and not those that 'fsdp' shards")
-        return FSDPStrategy(state_dict_type="full")
+        # One unit per block: its weights are gathered when it runs, what is around the blocks once a step.
+        return FSDPStrategy(auto_wrap_policy={DecoderBlock}, state_dict_type="full")
     if options.devices > 1 or options.strategy == "ddp":
         settings: dict[str, Any] = {"broadcast_buffers": False}  # ours are constants
         return DDPStrategy(**settings)
