@@ -5,7 +5,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study-recall study-state test test-slow lint docs bench clean environment environment-test environment-docs
+.PHONY: help demo study-recall study-state study-text test test-slow lint docs bench clean environment environment-test environment-docs
 
 help:  ## Show this list
 	@echo "make TARGET, where TARGET is one of"
@@ -28,6 +28,11 @@ study-state: environment  ## Draw recall against decoding state, every mixer at 
 	@echo "Training every mixer at two widths: within half an hour on two cores; kill and repeat it at will"
 	.venv/bin/gatework compare recall --config recipes/zoology/state.yaml --output runs/study-state
 	@echo "Open $(CURDIR)/runs/study-state/report.html"
+
+study-text: environment  ## Where is the gap between language models on real text, and does recall explain it (within an hour)
+	@echo "Training seven mixers on the Python library's source, and on recall: an hour on two cores; kill and repeat it at will"
+	.venv/bin/gatework compare text --config recipes/zoology/laptop.yaml --output runs/study-text
+	@echo "Open $(CURDIR)/runs/study-text/report.html"
 
 # pytest's closing line is the last thing printed; a complaint of ruff or mypy fails the target all the same.
 test: environment-test  ## Check style and types, then run the tests but for the slow ones

@@ -26,6 +26,7 @@ from gatework.training.fit import fit
 from gatework.training.options import TrainerOptions
 from gatework.training.recipe import read_recipe
 from gatework.training.trainer import make_trainer, quiet
+from tests.recipe_files import studies, task_of, trainings
 
 ROOT = Path(__file__).parents[2]
 CURVES = Path(__file__).with_suffix(".json")
@@ -43,14 +44,14 @@ class Losses(Callback):
 
 
 def recipes() -> list[Path]:
-    """All recipes: of comparisons, and of single trainings."""
-    return sorted((ROOT / "recipes").rglob("*.yaml"))
+    """All recipes that a laptop trains: of comparisons, and of single trainings."""
+    return sorted([*studies(), *trainings()])
 
 
 def curves(path: Path, folder: Path) -> dict[str, list[float]]:
     """The losses of each model of a recipe, trained in miniature inside an empty ``folder``."""
     corpus = write_corpus(folder / "corpus")
-    if path.parent.name == "fit":
+    if path in trainings():
         return {"model": fit_losses(path, corpus, folder / "run")}
     return {mixer: losses(run) for mixer, run in miniatures(path, corpus).items()}
 
@@ -62,7 +63,7 @@ def name_of(path: Path) -> str:
 def miniatures(path: Path, corpus: Path) -> dict[str, RunSpec]:
     """One run per mixer of a recipe: its narrowest model, first rate, seed and setting, and little data."""
     recipe = yaml.safe_load(path.read_text())
-    task = "text" if "text" in path.stem else "recall"
+    task = task_of(path)
     name, setting = next(iter(recipe["settings"].items()))
     training = {key: recipe["training"][key] for key in recipe["training"] if key != "evaluations"}
     runs = plan_runs(
@@ -82,7 +83,9 @@ def small(setting: dict[str, Any], corpus: Path | None) -> dict[str, Any]:
     """The same setting with few examples, and with a text that is the same on every machine."""
     setting = dict(setting)
     if corpus is not None:
-        return setting | {"corpus": str(corpus), "num_test": 1}
+        # So little text supports few tokens.
+        few = {"vocab_size": 300} if setting.get("tokenizer") == "bpe" else {}
+        return setting | {"corpus": str(corpus), "num_test": 1} | few
     if "train" in setting:
         return {key: [part | {"num_examples": 24} for part in setting[key]] for key in ("train", "test")}
     return setting | {"num_train": 48, "num_test": 4}

@@ -127,7 +127,7 @@ def test_a_share_chooses_the_threshold(folder):
     assert 0 < rare.max_train_count < often.max_train_count
 
     def distance(most):
-        return abs(shares(max_train_count=most, split="validation").scores.share - 0.05)
+        return abs(shares(max_train_count=most).scores.share - 0.05)
 
     nearest = distance(rare.max_train_count)
     assert nearest <= distance(rare.max_train_count - 1)

@@ -62,7 +62,7 @@ def _add_text(parser: ArgumentParser) -> None:
 
 def _add_slices(parser: ArgumentParser) -> None:
     _add(parser, "max_train_count", int, "rare is what training shows at most so often; 1250 of 1e10 tokens")
-    _add(parser, "ar_share", float, "choose it so that this share of the validation text is AR hits: 0.064")
+    _add(parser, "ar_share", float, "choose it so that this share of the scored tokens is AR hits: 0.064")
     _add(parser, "length", int, "tokens of a context; what the models take by default, and at most 1024")
     parser.add_argument(
         "--packing",

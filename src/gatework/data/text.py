@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from gatework.data.checks import check_int, check_seed
 from gatework.data.tokens import Split, TokenCorpus
@@ -74,6 +74,13 @@ class TextWindows(Dataset[tuple[Tensor, Tensor]]):
         if not 0 <= index < len(self):
             raise IndexError(f"index must be in 0 .. {len(self) - 1}, got {index}")
         return _example(self.tokens, index * self.length, self.length)
+
+
+def spread_evenly(data: Dataset[tuple[Tensor, ...]], count: int) -> Subset[tuple[Tensor, ...]]:
+    """Return ``count`` items of a sized data set, evenly spread over it; all if it has no more."""
+    size = len(data)  # type: ignore[arg-type]
+    kept = min(count, size)
+    return Subset(data, [i * size // kept for i in range(kept)])
 
 
 def _checked(corpus: TokenCorpus, split: Split, length: int) -> UInt[np.ndarray, " tokens"]:

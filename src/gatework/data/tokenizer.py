@@ -224,7 +224,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> BPETokenizer:
         name_or_path: A folder that ``save_pretrained`` wrote, a ``tokenizer.json``, or a name on the hub.
 
     Raises:
-        ValueError: If there is none, it is not a fast one, or it has no token that ends a document.
+        ValueError: If there is none, it is not a fast one or empty, or has no token that ends a document.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -247,7 +247,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> BPETokenizer:
             known = (END_TOKEN, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
             end = next((token for token in known if loaded.token_to_id(token) is not None), None)
         else:
-            wrapped = AutoTokenizer.from_pretrained(str(name_or_path))
+            wrapped = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
             loaded, end = getattr(wrapped, "backend_tokenizer", None), wrapped.eos_token
     except Exception as error:  # the libraries raise anything, from plain Exception to OSError
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -262,7 +262,11 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> BPETokenizer:
             f"{shown} has no token that ends a document: set eos_token of the Transformers tokenizer and "
             "save it with save_pretrained, then name that folder"
         )
-    return BPETokenizer(loaded, end_token=str(end), name=path.resolve().name if path.exists() else str(path))
+    name = path.resolve().name if path.exists() else str(path)
+    tokenizer = BPETokenizer(loaded, end_token=str(end), name=name)
+    if not len(tokenizer.encode([b"text"])[0]):  # Transformers makes one up for folders of some models
+        raise ValueError(f"{shown} is an empty tokenizer; name a folder with a tokenizer.json")
+    return tokenizer
 
 
 def id_type(vocab_size: int) -> np.dtype[Any]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gatework.models.language.zoology_language_models import ZOOLOGY_LANGUAGE_MODELS
 from gatework.study.summary import Summary
 
 #: Model widths along the published curves.
@@ -73,25 +74,23 @@ class PublishedGap:
     share: float
 
 
+def _language_models() -> dict[str, tuple[PublishedGap, ...]]:
+    """The paper's language models with a share of the gap, by the mixer of all their layers."""
+    found: dict[str, tuple[PublishedGap, ...]] = {}
+    for model in ZOOLOGY_LANGUAGE_MODELS.values():
+        (overall, hits, other), percent = model.perplexity, model.gap_share
+        if overall is None or hits is None or other is None or percent is None or len(model.mixers) > 1:
+            continue
+        gap = PublishedGap(
+            model.title, model.published_millions, (overall, hits, other), round(percent / 100, 3)
+        )
+        name = model.mixers[0]["name"]
+        found[name] = (*found.get(name, ()), gap)
+    return found
+
+
 #: Mixer, alone in all layers -> the paper's language models of it.
-LANGUAGE_MODELS: dict[str, tuple[PublishedGap, ...]] = {
-    "long_conv": (
-        PublishedGap("Long Conv", 128, (16.98, 25.62, 16.46), 0.401),
-        PublishedGap("Long Conv", 360, (13.13, 13.27, 13.12), 0.405),
-    ),
-    "h3": (
-        PublishedGap("H3", 168, (12.06, 6.75, 12.60), 0.884),
-        PublishedGap("H3", 357, (10.38, 4.81, 11.00), 0.658),
-    ),
-    "hyena": (
-        PublishedGap("Hyena", 158, (11.60, 5.00, 12.28), 1.0),
-        PublishedGap("Hyena", 358, (10.07, 3.83, 10.75), 0.982),
-    ),
-    "rwkv4": (
-        PublishedGap("RWKV", 169, (11.64, 5.70, 12.29), 1.0),
-        PublishedGap("RWKV", 351, (9.79, 3.82, 10.51), 1.0),
-    ),
-}
+LANGUAGE_MODELS = _language_models()
 _PUBLISHED_VOCABULARY = 8192
 _MODELS = {"attention": "Attention", "hyena": "Hyena", "h3": "H3"}
 
@@ -139,8 +138,10 @@ def published_curves(summary: Summary) -> list[PublishedCurve]:
 
 
 def published_gaps(summary: Summary) -> dict[str, tuple[PublishedGap, ...]]:
-    """Return the paper's language models for each mixer of a study that has the same one in all layers."""
-    layers = {run.spec.mixer: {layer["name"] for layer in run.spec.layers} for run in summary.runs}
+    """Return the paper's language models for each mixer of a study: alone, or beside gated convolutions."""
+    layers = {
+        run.spec.mixer: {layer["name"] for layer in run.spec.layers} - {"base_conv"} for run in summary.runs
+    }
     return {
         mixer: LANGUAGE_MODELS[name]
         for mixer, names in layers.items()

@@ -19,7 +19,7 @@ from gatework.data.checks import check_choice, check_int
 from gatework.data.loader import ResumableLoader
 from gatework.data.packing import PackedRows, PaddedRows
 from gatework.data.segment import TokenBatch
-from gatework.data.text import TextCrops, TextWindows
+from gatework.data.text import TextCrops, TextWindows, spread_evenly
 from gatework.data.token_store import open_array
 from gatework.data.tokenizer import TextTokenizer
 from gatework.data.tokens import TokenCorpus, load_tokens
@@ -220,8 +220,7 @@ class TextTask:
         count = self.num_test
         if split == "validation" and self.num_validation is not None:
             count = self.num_validation
-        wanted = len(data) if count == 0 else min(count, len(data))
-        return Subset(data, [i * len(data) // wanted for i in range(wanted)])
+        return spread_evenly(data, count or len(data))
 
     def _rows(self, split: Literal["train", "validation", "test"]) -> _Rows:
         """The sequences of a split in the form of ``packing``; stretches one after another for crops."""

@@ -31,7 +31,7 @@ class SliceOptions:
         max_train_count: A bigram is rare if training shows it at most this often; by default 1250 for 10
             billion training tokens, in proportion, see
             :func:`~gatework.data.ar_slices.default_max_train_count`.
-        ar_share: Choose it instead so that this share of the validation text is AR hits, as nearly as can be.
+        ar_share: Choose it instead so that this share of the scored tokens is AR hits, as nearly as can be.
         length: Tokens of a context; by default what the models take, and at most 1024.
         packing: ``"windows"``: the text in stretches of ``length`` tokens. ``"documents"``: each document on
             its own, longer ones in stretches.

@@ -29,7 +29,7 @@ from gatework.data.ar_slices import (
 )
 from gatework.data.packing import PaddedRows
 from gatework.data.segment import IGNORED
-from gatework.data.text import TextWindows
+from gatework.data.text import TextWindows, spread_evenly
 from gatework.data.tokenizer import TextTokenizer, load_tokenizer
 from gatework.data.tokens import STANDARD_LIBRARY, TokenCorpus, load_tokens
 from gatework.data.tokens import Split as TextSplit
@@ -175,16 +175,11 @@ class _Scored:
         if not self.place:
             raise ValueError(f"model {self.name} was made in this process and has no tokenizer: {advice}")
         try:
-            tokenizer = load_tokenizer(self.place)
+            return load_tokenizer(self.place)
         except ValueError as error:
             raise ValueError(
                 f"model {self.name!r} comes without a tokenizer that can be used: {advice} ({error})"
             ) from error
-        if not all(
-            map(len, tokenizer.encode(_SAMPLES))
-        ):  # Transformers makes up an empty one for some models
-            raise ValueError(f"model {self.name!r} comes without a tokenizer: {advice}")
-        return tokenizer
 
     def check(self, tokenizer: TextTokenizer, tokens: Int64[Tensor, "_ _"]) -> None:
         """Refuse a model that cannot be scored on such tokens."""
@@ -254,9 +249,8 @@ def _slice(
         num_bytes += int(bytes_of[labelled].sum())
     chosen = None
     if options.ar_share is not None:
-        some = _contexts(corpus, "validation", length, options, most=_MOST_CHOOSING)
+        some = spread_evenly(contexts, max(1, _MOST_CHOOSING // length))
         (chosen,) = _batches(some, len(some))
-        keys.append(candidate_bigrams(*chosen, vocab_size))
     splits = [train.train] if train is corpus else [train.train, train.validation, train.test]
     counts = _count([split.tokens for split in splits], vocab_size, np.concatenate(keys), bar=bar)
     if chosen is not None and options.ar_share is not None:
@@ -317,10 +311,8 @@ def _load(text: str | os.PathLike[str], tokenizer: str, options: SliceOptions) -
     )
 
 
-def _contexts(
-    corpus: TokenCorpus, split: Split, length: int, options: SliceOptions, *, most: int | None = None
-) -> Contexts:
-    """Cut what is scored, or chosen by, into contexts, and take some that are spread evenly over it."""
+def _contexts(corpus: TokenCorpus, split: Split, length: int, options: SliceOptions) -> Contexts:
+    """Cut what is scored into contexts, and take some that are spread evenly over it."""
     names: Sequence[TextSplit] = ("train", "validation", "test") if split == "all" else (split,)
     sizes = {name: len(corpus.split(name).tokens) for name in names}
     parts: list[Dataset[tuple[Tensor, ...]]] = []
@@ -335,11 +327,10 @@ def _contexts(
             f"{split} split, and length is {length}; give more text or a smaller length"
         )
     contexts: ConcatDataset[tuple[Tensor, ...]] = ConcatDataset(parts)
-    number = wanted = len(contexts)
-    limit = min((limit for limit in (options.max_tokens, most) if limit is not None), default=None)
-    if limit is not None:
-        wanted = min(number, max(1, number * limit // sum(sizes.values())))
-    return Subset(contexts, [i * number // wanted for i in range(wanted)])
+    wanted = len(contexts)
+    if options.max_tokens is not None:
+        wanted = max(1, wanted * options.max_tokens // sum(sizes.values()))
+    return spread_evenly(contexts, wanted)
 
 
 def _batches(contexts: Contexts, size: int) -> Iterator[tuple[Int64[Tensor, "_ _"], Int64[Tensor, "_ _"]]]:

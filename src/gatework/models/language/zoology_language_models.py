@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gatework.models.language.decoder import GateworkConfig
+if TYPE_CHECKING:
+    from gatework.models.language.decoder import GateworkConfig
 
 #: Tokens of GPT-2, which the embedding pads to a multiple of 128: 50304 rows.
 _VOCAB_SIZE, _MULTIPLE = 50257, 128
@@ -75,6 +76,9 @@ class ZoologyLanguageModel:
             vocab_size: Tokens of the tokenizer, before padding.
             length: Longest sequence, to which long filters reach.
         """
+        # Imported here, so that a page that shows the printed numbers needs no PyTorch.
+        from gatework.models.language.decoder import GateworkConfig
+
         return GateworkConfig(vocab_size=vocab_size, context_length=length, **self.model_options)
 
 
