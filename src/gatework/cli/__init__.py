@@ -94,8 +94,8 @@ def _load_named_plugins(argv: Sequence[str]) -> list[str]:
 
 def _plugins_in(arguments: Namespace) -> list[str]:
     """The plugins that were read, of the command or of the kind of it that was chosen."""
-    kind = arguments.get("kind")
-    return (arguments if kind is None else arguments[kind]).get("plugin") or []
+    chosen = arguments.get(arguments.get("kind") or "")
+    return (chosen if isinstance(chosen, Namespace) else arguments).get("plugin") or []
 
 
 def _help() -> str:

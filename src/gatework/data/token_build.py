@@ -29,7 +29,7 @@ _TRAIN_SHARE, _VALIDATION_SHARE = 0.90, 0.05
 _BATCH_BYTES = 2**20
 
 
-class Plan(NamedTuple):
+class SplitPlan(NamedTuple):
     """How the documents are shared out.
 
     Attributes:
@@ -107,7 +107,7 @@ class SplitSize:
     num_bytes: int = 0
 
 
-def plan_splits(source: DocumentSource) -> Plan:
+def plan_splits(source: DocumentSource) -> SplitPlan:
     """Read documents until every split has one, and decide how they are shared out.
 
     Raises:
@@ -119,13 +119,15 @@ def plan_splits(source: DocumentSource) -> Plan:
         found.add(_split_of(document))
         total += document.num_bytes + 1
         if len(found) == len(SPLITS):
-            return Plan("document", (0, 0))
+            return SplitPlan("document", (0, 0))
     if not found:
         raise source.nothing(skipped)
-    return Plan("position", (round(total * _TRAIN_SHARE), round(total * (_TRAIN_SHARE + _VALIDATION_SHARE))))
+    return SplitPlan(
+        "position", (round(total * _TRAIN_SHARE), round(total * (_TRAIN_SHARE + _VALIDATION_SHARE)))
+    )
 
 
-def train_tokenizer(source: DocumentSource, plan: Plan, vocab_size: int) -> TextTokenizer:
+def train_tokenizer(source: DocumentSource, plan: SplitPlan, vocab_size: int) -> TextTokenizer:
     """Train a BPE on the training split, the first :data:`BPE_SAMPLE_BYTES` of it.
 
     These come from files all over a folder, but from the beginning of a data set or of a single file.
@@ -139,7 +141,7 @@ def train_tokenizer(source: DocumentSource, plan: Plan, vocab_size: int) -> Text
 
 
 def write_tokens(
-    source: DocumentSource, plan: Plan, tokenizer: TextTokenizer, files: Sequence[SplitFiles]
+    source: DocumentSource, plan: SplitPlan, tokenizer: TextTokenizer, files: Sequence[SplitFiles]
 ) -> tuple[Tally, list[SplitSize]]:
     """Read the documents and write their tokens, in the smallest type that holds them, and ``int64`` starts.
 
@@ -163,7 +165,12 @@ def write_tokens(
 
 
 def read_pieces(
-    source: DocumentSource, plan: Plan, tally: Tally, *, mixed: bool = False, whole_characters: bool = True
+    source: DocumentSource,
+    plan: SplitPlan,
+    tally: Tally,
+    *,
+    mixed: bool = False,
+    whole_characters: bool = True,
 ) -> Iterator[Piece]:
     """Read the documents in bounded pieces, each in its split.
 

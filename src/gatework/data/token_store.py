@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from gatework.data.documents import DocumentSource
-from gatework.data.token_build import SPLITS, Plan, SplitFiles, plan_splits, write_tokens
+from gatework.data.token_build import SPLITS, SplitFiles, SplitPlan, plan_splits, write_tokens
 from gatework.data.tokenizer import BPETokenizer, TextTokenizer, id_type
 from gatework.files import (
     FileError,
@@ -39,7 +39,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 _LOGGER = logging.getLogger(__name__)
 
 #: Makes the tokenizer, when the documents are shared out.
-TokenizerChoice = Callable[[DocumentSource, Plan], TextTokenizer]
+TokenizerChoice = Callable[[DocumentSource, SplitPlan], TextTokenizer]
 
 
 def entry_folder(cache: Path, source: DocumentSource, tokenizer: str) -> Path:

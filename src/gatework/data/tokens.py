@@ -15,7 +15,14 @@ from jaxtyping import Int64, UInt
 from gatework.data.checks import check_choice
 from gatework.data.dataset_documents import DatasetSource
 from gatework.data.documents import DocumentSource, files, standard_library
-from gatework.data.token_build import SPLITS, Plan, SplitFiles, plan_splits, train_tokenizer, write_tokens
+from gatework.data.token_build import (
+    SPLITS,
+    SplitFiles,
+    SplitPlan,
+    plan_splits,
+    train_tokenizer,
+    write_tokens,
+)
 from gatework.data.token_store import array_paths, ensure_entry, entry_folder, open_array, read_tokenizer
 from gatework.data.tokenizer import ByteTokenizer, TextTokenizer, id_type, load_tokenizer
 
@@ -155,7 +162,7 @@ class _TokenizerChoice:
     def identity(self) -> str:
         return f"bpe {self.vocab_size}" if self.ready is None else self.ready.identity
 
-    def __call__(self, source: DocumentSource, plan: Plan) -> TextTokenizer:
+    def __call__(self, source: DocumentSource, plan: SplitPlan) -> TextTokenizer:
         return train_tokenizer(source, plan, self.vocab_size) if self.ready is None else self.ready
 
     def stored(self, folder: Path) -> TextTokenizer:
