@@ -92,8 +92,8 @@ def _load_named_plugins(argv: Sequence[str]) -> list[str]:
     return plugins
 
 
-def _plugins_in(arguments: Namespace) -> list[str]:
-    """The plugins that were read, of the command or of the kind of it that was chosen."""
+def _plugins_in(arguments: Namespace) -> object:
+    """What was read as plugins, of the command or of the kind of it that was chosen."""
     chosen = arguments.get(arguments.get("kind") or "")
     return (chosen if isinstance(chosen, Namespace) else arguments).get("plugin") or []
 
