@@ -299,7 +299,7 @@ def mqar_mixture(case: Case) -> dict[str, Tensor]:
         outputs[f"{split}_seeds"] = torch.tensor(seeds)
         rows = []
         for index in range(len(batches)):
-            inputs, labels, slices = batches[index]
+            inputs, labels, slices, _ = batches[index]
             outputs |= {f"{split}/{index}/inputs": inputs, f"{split}/{index}/labels": labels}
             rows.append([*inputs.shape, slices[0].get("num_kv_pairs", 0), len(slices)])
         outputs[f"{split}/batches"] = torch.tensor(rows)
