@@ -103,10 +103,11 @@ def test_block_masks_are_those_of_flex_attention(family, data):
     theirs = create_block_mask(
         sample.mask, None, None, sample.q_length, sample.kv_length, device="cpu", BLOCK_SIZE=size
     )
-    assert torch.equal(ours.to_dense(), theirs.to_dense())
     assert ours.shape == theirs.shape
     assert ours.BLOCK_SIZE == theirs.BLOCK_SIZE
+    assert (ours.to_dense() >= theirs.to_dense()).all()  # no block is left out
     if family not in PROMISES_ONLY:
+        assert torch.equal(ours.to_dense(), theirs.to_dense())
         for ours_field, theirs_field in zip(block_fields(ours), block_fields(theirs), strict=True):
             assert torch.equal(ours_field, theirs_field)
 
