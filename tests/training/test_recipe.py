@@ -127,3 +127,12 @@ def test_what_does_not_run_here_is_said(tmp_path):
     for name in ("wandb", "mlflow"):
         with pytest.raises(ValueError, match=rf"pip install 'gatework\[{name}\]'"):
             make_loggers(TrainerOptions(**{name: True}), tmp_path, first_step=1, name="run")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"setting": {"num_kv_pairs": 10**6}}, {"model": {"hidden_sise": 8}}], ids=["task", "model"]
+)
+def test_an_impossible_recipe_does_not_keep_the_directory(tmp_path, wrong):
+    with pytest.raises((TypeError, ValueError), match=r"num_kv_pairs|hidden_sise"):
+        fit(replace(recipe(), **wrong), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."] == []

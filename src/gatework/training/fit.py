@@ -67,7 +67,7 @@ def fit(recipe: Recipe, directory: Path, *, plugins: Sequence[str] = (), resume_
         with contextlib.suppress(DivergedError, InterruptedTrainingError), StopSignals() as signals:
             _Fit(recipe, directory, plugins, signals).train()
         return 0
-    with StopSignals() as signals, _claimed(recipe, directory):
+    with StopSignals() as signals, _claimed(recipe, directory) as is_new:
         if (directory / RESULT).is_file():
             print(
                 f"{directory} holds the finished training of this recipe: {directory / RESULT}",
@@ -75,9 +75,10 @@ def fit(recipe: Recipe, directory: Path, *, plugins: Sequence[str] = (), resume_
             )
             return 0
         try:
-            run = _Fit(recipe, directory, plugins, signals)
-            run.train()
-            run.evaluate()
+            with _freed_if_impossible(directory, is_new=is_new):
+                run = _Fit(recipe, directory, plugins, signals)
+                run.train()
+                run.evaluate()
         except InterruptedTrainingError as stop:
             print(f"{stop} after saving; to resume: {resume_hint}", file=sys.stderr)
             return 128 + stop.signum
@@ -274,6 +275,19 @@ class _Fit:
         return _Session(module, trainer, data, resume, metrics)
 
 
+@contextlib.contextmanager
+def _freed_if_impossible(directory: Path, *, is_new: bool) -> Iterator[None]:
+    """Leave nothing of a training that could not begin, which would keep the directory from a better one."""
+    try:
+        yield
+    except (OSError, TypeError, ValueError):
+        made = {path.name for path in directory.iterdir() if path.name[0] != "."}
+        if is_new and made == {RECIPE, CHECKPOINTS}:
+            (directory / RECIPE).unlink()
+            (directory / CHECKPOINTS).rmdir()
+        raise
+
+
 def _resolve(recipe: Recipe, task: Task) -> Training:
     """Count the steps of a training in epochs."""
     per_epoch = None
@@ -285,8 +299,8 @@ def _resolve(recipe: Recipe, task: Task) -> Training:
 
 
 @contextlib.contextmanager
-def _claimed(recipe: Recipe, directory: Path) -> Iterator[None]:
-    """Hold the directory, with this recipe in it."""
+def _claimed(recipe: Recipe, directory: Path) -> Iterator[bool]:
+    """Hold the directory, with this recipe in it, and say whether it is new there."""
     path = directory / RECIPE
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -307,11 +321,12 @@ def _claimed(recipe: Recipe, directory: Path) -> Iterator[None]:
                 "choose another --output, or repeat its command to resume it"
             )
         remove_leftovers(directory)
-        if not path.is_file():  # before anything else is there: a directory without a recipe is a stranger's
+        is_new = not path.is_file()
+        if is_new:  # before anything else is there: a directory without a recipe is a stranger's
             write_atomically(path, recipe.to_yaml())
         (directory / CHECKPOINTS).mkdir(exist_ok=True)
         remove_leftovers(directory / CHECKPOINTS)
-        yield
+        yield is_new
 
 
 def _save_model(model: GateworkForCausalLM, tokenizer: TextTokenizer | None, directory: Path) -> None:
