@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Subset
 
 from gatework.data.ar_slices import BigramCounts, candidate_bigrams, max_train_count_for
 from gatework.data.checks import check_choice, check_int
+from gatework.data.documents import skipped_words
 from gatework.data.loader import ResumableLoader
 from gatework.data.packing import PackedRows, PaddedRows
 from gatework.data.segment import TokenBatch
@@ -149,7 +150,6 @@ class TextTask:
         """Return a sentence each on the corpus, the validation and test sequences, and the AR hits."""
         corpus = self._load()
         apart = "documents" if corpus.split_by == "document" else "a part of the text"
-        skipped = ", ".join(f"{count:,} {reason}" for reason, count in corpus.skipped.items() if count)
         reads = {
             "crops": "random stretches, the same for every mixer",
             "packed": "documents end to end, none of which sees another",
@@ -157,7 +157,7 @@ class TextTask:
         }[self.packing]
         sentences = [
             f"Corpus: {corpus.name}, {corpus.num_documents:,} documents, {corpus.num_bytes:,} bytes, "
-            f"sha256 {corpus.sha256}, split by {corpus.split_by}; skipped: {skipped or 'none'}. "
+            f"sha256 {corpus.sha256}, split by {corpus.split_by}; {skipped_words(corpus.skipped)}. "
             f"Training reads {reads}.",
             f"Tokens: {corpus.tokenizer.identity}; {len(corpus.train.tokens):,} of them to train on.",
         ]
