@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
     "ar_slices": ["--tokens", "40000", "--turns", "1", "--vocab", "500", "--length", "64"],
     "attention": ["--turns", "1", "--shrink", "8", "--cases", "window backward", "documents 0"],
+    "head_loss": ["--rows", "600", "--dim", "8", "--vocab", "20", "--turns", "1"],
     "halo_attention": ["--stages", "1", "--batch", "1", "--turns", "1"],
     "mqar_data": ["--examples", "200", "--turns", "2"],
     "based_chunked": ["--length", "256", "--turns", "1"],

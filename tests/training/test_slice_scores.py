@@ -141,6 +141,7 @@ def test_our_models_and_models_in_memory(folder):
     report = evaluate_ar_slices(ours, folder / "text", options)
     assert (report.length, report.num_contexts, report.num_bytes) == (30, 3, 90)
     assert not ours.training
+    assert ours.config.use_cache  # the model is the caller's
     ours.save_pretrained(folder / "ours")
     assert evaluate_ar_slices(folder / "ours", folder / "text", options).scores.nats == report.scores.nats
 

@@ -198,6 +198,10 @@ def check_causal(model: PreTrainedModel, tokens: Int64[Tensor, "rows length"]) -
 @torch.inference_mode()
 def _logits(model: PreTrainedModel, inputs: Tensor) -> Tensor:
     # By the configuration and not by an argument, which not every model takes.
+    used = getattr(model.config, "use_cache", None)
     model.config.use_cache = False
-    logits: Tensor = model(input_ids=inputs.to(model.device)).logits
+    try:
+        logits: Tensor = model(input_ids=inputs.to(model.device)).logits
+    finally:
+        model.config.use_cache = used
     return logits

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from gatework.layers.channel_mixers import GLU, MLP, DropPath
 from gatework.layers.mixer import Mixer, State
 from gatework.layers.packed_documents import PackedDocuments
+from gatework.models.language.head_loss import head_loss
 from gatework.models.language.inputs import check_padding, labels_within_documents, packed_documents
 from gatework.models.language.mixer_cache import MixerCache
 from gatework.models.language.zoology_names import convert_zoology
@@ -376,8 +377,9 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         """Map tokens to logits, and to the loss where labels are given.
 
         While training with labels the head is applied only at labelled positions, and ``logits`` is
-        ``None``: in recall tasks few positions have a label, and the head is most of the work. What mixers
-        add to the loss (:meth:`~gatework.layers.mixer.Mixer.auxiliary_loss`) is in ``loss`` then.
+        ``None``: in recall tasks few positions have a label, and the head is most of the work; on text,
+        logits are most of the memory (:func:`~gatework.models.language.head_loss.head_loss`). What mixers add
+        to the loss (:meth:`~gatework.layers.mixer.Mixer.auxiliary_loss`) is in ``loss`` then.
 
         Args:
             input_ids: Token ids.
@@ -401,7 +403,8 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state
         loss = logits = None
         if shift_labels is not None:
-            loss = labelled_cross_entropy(*self._logits_at_labels(hidden, shift_labels))
+            labelled = shift_labels != -100
+            loss = head_loss(self.lm_head, hidden[labelled], shift_labels[labelled])
         if "auxiliary_loss" in outputs:
             loss = loss + outputs["auxiliary_loss"]
         if not trains:
@@ -421,7 +424,9 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         seq_idx: Int[Tensor, "batch length"] | None = None,
     ) -> tuple[Float[Tensor, "labelled vocab"], Int[Tensor, " labelled"]]:
         """Return the logits at labelled positions only, row by row, and the labels there."""
-        return self._logits_at_labels(self.model(input_ids, seq_idx=seq_idx).last_hidden_state, shift_labels)
+        hidden = self.model(input_ids, seq_idx=seq_idx).last_hidden_state
+        labelled = shift_labels != -100
+        return self.lm_head(hidden[labelled]), shift_labels[labelled]
 
     def state_size(self, length: int) -> int:
         """Return the number of elements that decoding carries per sequence after ``length`` tokens."""
@@ -435,18 +440,6 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map a state dict of Zoology's ``LanguageModel`` to ours."""
         return convert_zoology(state_dict, [layer.mixer for layer in self.model.layers])
-
-    def _logits_at_labels(self, hidden: Tensor, shift_labels: Tensor) -> tuple[Tensor, Tensor]:
-        labelled = shift_labels != -100
-        return self.lm_head(hidden[labelled]), shift_labels[labelled]
-
-
-def labelled_cross_entropy(
-    logits: Float[Tensor, "labelled vocab"], labels: Int[Tensor, " labelled"]
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy in nats, computed in at least float32; zero where nothing is labelled."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits, labels, reduction="sum") / max(labels.numel(), 1)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # a graph for these documents serves no other batch
