@@ -403,8 +403,7 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state
         loss = logits = None
         if shift_labels is not None:
-            labelled = shift_labels != -100
-            loss = head_loss(self.lm_head, hidden[labelled], shift_labels[labelled])
+            loss = head_loss(self.lm_head, *_at_labels(hidden, shift_labels))
         if "auxiliary_loss" in outputs:
             loss = loss + outputs["auxiliary_loss"]
         if not trains:
@@ -424,9 +423,9 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         seq_idx: Int[Tensor, "batch length"] | None = None,
     ) -> tuple[Float[Tensor, "labelled vocab"], Int[Tensor, " labelled"]]:
         """Return the logits at labelled positions only, row by row, and the labels there."""
-        hidden = self.model(input_ids, seq_idx=seq_idx).last_hidden_state
-        labelled = shift_labels != -100
-        return self.lm_head(hidden[labelled]), shift_labels[labelled]
+        outputs = self.model(input_ids, seq_idx=seq_idx)
+        hidden, labels = _at_labels(outputs.last_hidden_state, shift_labels)
+        return self.lm_head(hidden), labels
 
     def state_size(self, length: int) -> int:
         """Return the number of elements that decoding carries per sequence after ``length`` tokens."""
@@ -440,6 +439,11 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map a state dict of Zoology's ``LanguageModel`` to ours."""
         return convert_zoology(state_dict, [layer.mixer for layer in self.model.layers])
+
+
+def _at_labels(hidden: Tensor, shift_labels: Tensor) -> tuple[Tensor, Tensor]:
+    labelled = shift_labels != -100
+    return hidden[labelled], shift_labels[labelled]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # a graph for these documents serves no other batch

@@ -81,7 +81,7 @@ class _SumInPieces(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight, dtype=accurate) if ctx.needs_input_grad[1] else None
         # Fresh memory for the logits of each piece would cost a third of the time.
-        held = hidden.new_empty(_PIECE_ROWS, len(weight))
+        held = hidden.new_empty(min(_PIECE_ROWS, len(hidden)), len(weight))
         pieces = zip(*(each.split(_PIECE_ROWS) for each in (hidden, labels, hidden_grad)), strict=True)
         for rows, wanted, grad in pieces:
             logits = torch.mm(rows, weight.T, out=held[: len(rows)]).to(accurate)
