@@ -20,6 +20,7 @@ HOUSE = (
     ("study",),
     ("bench",),
     ("training",),
+    ("evaluation",),
     ("tasks",),
     ("data",),
     ("attribution",),
@@ -32,7 +33,7 @@ HOUSE = (
     ("ops",),
     ("masks",),
     ("page",),
-    ("files",),
+    ("files", "published", "signals"),
     ("_version", "__init__"),
 )
 FLOOR = {name: len(HOUSE) - level for level, names in enumerate(HOUSE) for name in names}

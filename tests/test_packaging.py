@@ -73,10 +73,11 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel: Path):
     assert any(name.endswith("/licenses/LICENSE") for name in metadata)
 
 
-@pytest.mark.parametrize("folder", ["page/assets", "study/page", "bench/page"])
-def test_wheel_carries_the_parts_of_pages(wheel: Path, folder: str):
-    page = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(f"gatework/{folder}/")]
-    assert page, f"no file of gatework/{folder} in the wheel: see package-data in pyproject.toml"
+@pytest.mark.parametrize("folder", ["page/assets", "published", "study/page", "bench/page"])
+def test_wheel_carries_the_data(wheel: Path, folder: str):
+    names = zipfile.ZipFile(wheel).namelist()
+    data = [name for name in names if name.startswith(f"gatework/{folder}/") and not name.endswith(".py")]
+    assert data, f"no file of gatework/{folder} in the wheel: see package-data in pyproject.toml"
 
 
 def test_import_outside_the_checkout(outside, installed: Path):

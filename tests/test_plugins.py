@@ -130,7 +130,7 @@ def test_workers_load_the_plugins_before_their_first_run(tmp_path):
     write(tmp_path, "plug_e", MIXER.format(name="mine"))
     registry.load_plugins(["plug_e"])
     study = make_study(tmp_path / "traces")
-    setup = Setup(EXECUTE, plugins=("plug_e",), mixers=("mine", "attention"), task="recall")
+    setup = Setup(EXECUTE, plugins=("plug_e",), task="recall", candidates={"mine": [{"name": "mine"}]})
     with closing(LocalExecutor(setup, num_workers=1)) as executor:
         executor.submit(study.runs[0])
         ended = []
@@ -142,7 +142,7 @@ def test_workers_load_the_plugins_before_their_first_run(tmp_path):
     ("setup", "message"),
     [
         (
-            Setup(EXECUTE, mixers=("mine",)),
+            Setup(EXECUTE, task="recall", candidates={"mine": [{"name": "mine"}]}),
             "mixer 'mine' is registered in the process of the study but not in",
         ),
         (Setup(EXECUTE, task="sorting"), "task 'sorting' is registered in the process of the study but not"),

@@ -35,7 +35,7 @@ def test_compare_makes_results_table_and_page(recall_study):
     code, directory = recall_study
     assert code == 0
     study = json.loads((directory / "study.json").read_text())
-    assert [run["mixer"] for run in study["runs"]] == ["attention", "base_conv+attention"]
+    assert [run["candidate"] for run in study["runs"]] == ["attention", "base_conv+attention"]
     results = [json.loads(path.read_text()) for path in (directory / "results").glob("*.json")]
     assert [result["status"] for result in results] == ["finished"] * 2
     for result in results:

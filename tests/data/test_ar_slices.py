@@ -20,7 +20,6 @@ from gatework.data.ar_slices import (
     gap_share,
     max_train_count_for,
     recalled_bigrams,
-    repeated_tokens,
 )
 
 
@@ -102,11 +101,6 @@ def test_whole_sequences_equal_shifted_ones():
         counts = BigramCounts.count(chunks, vocab)
         hits = ar_slices.ar_hits(tokens, counts, max_train_count=most, seq_idx=seq_idx)
         assert np.array_equal(hits.numpy(), expected)
-        repeated = repeated_tokens(tokens, seq_idx)
-        for row in range(len(tokens)):
-            for i in range(tokens.shape[1]):
-                earlier = (tokens[row, :i] == tokens[row, i]) & (seq_idx[row, :i] == seq_idx[row, i])
-                assert repeated[row, i] == earlier.any()
 
     check()
 
@@ -195,7 +189,6 @@ COUNTS = BigramCounts.from_table(np.zeros((2, 2), np.int64))
         (lambda: recalled_bigrams(TOKENS, TOKENS, COUNTS, max_train_count=-1), "max_train_count"),
         (lambda: recalled_bigrams(TOKENS, TOKENS[:, 1:], COUNTS, max_train_count=0), "labels must have the"),
         (lambda: recalled_bigrams(TOKENS + 1, TOKENS, COUNTS, max_train_count=0), "inputs must be tokens"),
-        (lambda: repeated_tokens(TOKENS[0]), r"shape \(rows, length\), got \(4,\)"),
         (lambda: max_train_count_for(1.5, TOKENS, TOKENS, COUNTS), "between 0 and 1, got 1.5"),
         (lambda: max_train_count_for(0.1, TOKENS, TOKENS * 0 - 100, COUNTS), "all are -100"),
         (lambda: SliceScores().update(torch.zeros(2), TOKENS > 0, TOKENS > 0), "one shape"),

@@ -10,8 +10,8 @@ from gatework.data.recall_mixture import (
     RecallMixture,
     SegmentBatches,
     batch_loader,
-    make_mixture,
     make_recall,
+    make_split,
 )
 from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig, make_forgetting
 from gatework.data.segment import TokenBatch
@@ -33,8 +33,13 @@ def mixture(**options):
     return RecallMixture(train, [MQARConfig(100, 5, 64, 8)], **options)
 
 
+def train_and_test(mixed, **options):
+    """The batches of both splits."""
+    return make_split(mixed, "train", **options), make_split(mixed, "test", **options)
+
+
 def test_batches_follow_the_segments_and_never_mix_them():
-    train, test = make_mixture(mixture(batch_size=(3, 2)))
+    train, test = train_and_test(mixture(batch_size=(3, 2)))
     assert [tuple(batch.inputs.shape) for batch in train] == [(3, 16), (3, 16), (1, 16), (3, 32), (1, 32)]
     assert [len(batch.slices) for batch in train] == [3, 3, 1, 3, 1]
     assert [batch.slices[0]["num_kv_pairs"] for batch in train] == [2, 2, 2, 4, 4]
@@ -54,7 +59,7 @@ def test_seeds_are_those_of_the_authors_and_disjoint():
 
 
 def test_official_slice_lists_keep_their_length():
-    train, _ = make_mixture(mixture(batch_size=3), compat="official")
+    train = make_split(mixture(batch_size=3), "train", compat="official")
     assert [len(batch.slices) for batch in train] == [3] * 5
     assert [len(batch.inputs) for batch in train] == [3, 3, 1, 3, 1]
 
@@ -62,7 +67,7 @@ def test_official_slice_lists_keep_their_length():
 @pytest.mark.parametrize("config", EVERY_TASK, ids=lambda config: type(config).__name__)
 def test_every_task_can_enter(config):
     both = RecallMixture([config], [config], batch_size=2, seed=3)
-    train, test = make_mixture(both)
+    train, test = train_and_test(both)
     batches = list(batch_loader(train))
     assert [len(batch.inputs) for batch in batches] == [2, 2, 1]
     assert all(isinstance(batch, TokenBatch) for batch in batches)
@@ -81,18 +86,15 @@ def test_compat_reaches_the_forgetting_task():
 
 
 def test_filler_runs_through_all_segments():
-    train, test = make_mixture(mixture(batch_size=9), mode="compat", filler=torch.Generator().manual_seed(6))
-    stream = torch.Generator().manual_seed(6)
-    seeds, test_seeds = mixture().segment_seeds
-    for batch, config, seed in zip(
-        [*train, *test], [*mixture().train, *mixture().test], [*seeds, *test_seeds], strict=True
-    ):
-        assert torch.equal(batch.inputs, make_mqar(config, seed, mode="compat", filler=stream).inputs)
+    filler, stream = (torch.Generator().manual_seed(6) for _ in range(2))
+    for config in [*mixture().train, *mixture().test]:
+        segment = make_recall(config, 4, mode="compat", filler=filler)
+        assert torch.equal(segment.inputs, make_mqar(config, 4, mode="compat", filler=stream).inputs)
 
 
 def test_no_global_randomness_is_read_or_moved():
     def read():
-        train, _ = make_mixture(mixture(batch_size=2))
+        train = make_split(mixture(batch_size=2), "train")
         return [batch.inputs for batch in batch_loader(train, shuffle_seed=1)]
 
     torch.manual_seed(1)
@@ -106,7 +108,7 @@ def test_no_global_randomness_is_read_or_moved():
 
 
 def test_loader_shuffles_whole_batches_or_nothing():
-    train, _ = make_mixture(mixture(batch_size=2))
+    train = make_split(mixture(batch_size=2), "train")
     plain, shuffled = batch_loader(train), batch_loader(train, shuffle_seed=3)
     assert len(shuffled) == len(train) == 6
     assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(plain, train, strict=True))

@@ -19,7 +19,7 @@ def test_every_option_is_explained():
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    evaluate.add_arguments(parser)
+    evaluate.add_arguments(parser, [])
     arguments = parser.parse_args(["ar-slices", "MODEL"])["ar-slices"]
     options = {name for name in vars(arguments) if name not in ("model", "text", "plugin")}
     assert options == set(re.findall(r"`--(\w+)`", PAGE.read_text())) - {"suffix"}

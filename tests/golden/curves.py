@@ -17,11 +17,12 @@ import torch
 import yaml
 from lightning import Callback
 
-from gatework.models.language.decoder import GateworkForCausalLM
-from gatework.study.plan import parse_mixers, plan_runs
-from gatework.study.run import make_config, make_training
+from gatework.study.plan import model_options, plan_runs
 from gatework.study.spec import RunSpec
 from gatework.tasks import create_task
+from gatework.tasks.language import parse_mixers
+from gatework.tasks.module import make_module
+from gatework.tasks.task import Training
 from gatework.training.fit import fit
 from gatework.training.options import TrainerOptions
 from gatework.training.recipe import read_recipe
@@ -68,15 +69,15 @@ def miniatures(path: Path, corpus: Path) -> dict[str, RunSpec]:
     training = {key: recipe["training"][key] for key in recipe["training"] if key != "evaluations"}
     runs = plan_runs(
         task,
-        mixers=parse_mixers(recipe["mixers"]),
+        candidates=parse_mixers(recipe["mixers"]),
         settings={name: small(recipe.get("setting", {}) | setting, corpus if task == "text" else None)},
-        widths=[min(recipe["widths"])],
+        sizes=[min(recipe["widths"])],
         learning_rates=recipe["learning_rates"][:1],
         seeds=recipe["seeds"][:1],
         training=training | {"steps": STEPS, "batch_size": ROWS, "evaluations": 1},
         model=recipe["model"],
     )
-    return {run.mixer: run for run in reversed(runs)}
+    return {run.candidate: run for run in reversed(runs)}
 
 
 def small(setting: dict[str, Any], corpus: Path | None) -> dict[str, Any]:
@@ -104,9 +105,9 @@ def write_corpus(folder: Path) -> Path:
 
 def losses(run: RunSpec) -> list[float]:
     """Train one miniature, and return its loss at every step."""
-    task, training = create_task(run.task, run.setting), make_training(run.training)
+    task, training = create_task(run.task, run.setting), Training.of(run.training)
     torch.manual_seed(run.seed)
-    module = task.module(GateworkForCausalLM(make_config(run, task)), training, run.learning_rate)
+    module = make_module(task, task.build_model(model_options(task, run)), training, run.learning_rate)
     batches = task.train_batches(training.batch_size, steps=training.steps, seed=run.seed)
     recorder = Losses()
     options = TrainerOptions(accelerator="cpu")

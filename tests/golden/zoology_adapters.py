@@ -12,7 +12,7 @@ from gatework.data import counting
 from gatework.data.continuous_recall import ContinuousConfig, make_continuous
 from gatework.data.mqar import MQARConfig, make_mqar
 from gatework.data.mqar_statistics import mqar_statistics
-from gatework.data.recall_mixture import RecallMixture, make_mixture, make_recall
+from gatework.data.recall_mixture import RecallMixture, make_recall, make_split
 from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from tests.golden import zoology_ar_slices as slices
@@ -290,12 +290,8 @@ def mqar_mixture(case: Case) -> dict[str, Tensor]:
         seed=kwargs["seed"],
     )
     outputs = {}
-    for split, seeds, batches in zip(
-        ("train", "test"),
-        mixture.segment_seeds,
-        make_mixture(mixture, mode="compat", compat="official"),
-        strict=True,
-    ):
+    for split, seeds in zip(("train", "test"), mixture.segment_seeds, strict=True):
+        batches = make_split(mixture, split, mode="compat", compat="official")
         outputs[f"{split}_seeds"] = torch.tensor(seeds)
         rows = []
         for index in range(len(batches)):

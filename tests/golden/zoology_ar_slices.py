@@ -5,10 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatework.data.ar_slices import BigramCounts, SliceScores, ar_hits, gap_share, repeated_tokens
+from gatework.data.ar_slices import BigramCounts, SliceScores, ar_hits, gap_share
 from tests.golden.case import Adapter, Case
 
 SLICES = ("overall", "ar_hits", "other")
+
+
+def repeated_tokens(tokens: Tensor) -> Tensor:
+    """The tokens that occurred earlier in their row."""
+    return (tokens[:, :, None] == tokens[:, None, :]).tril(-1).any(2)
 
 
 def ar_slices(case: Case) -> dict[str, Tensor]:

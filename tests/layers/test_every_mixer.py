@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gatework
+from gatework.layers.channel_mixers import GLU, MLP
 from gatework.registry import mixer_entry
 from tests.layers import streaming
 
@@ -230,6 +231,46 @@ def test_every_parameter_learns(name, options):
     streaming.call(mixer, torch.randn(2, 12, DIM, dtype=torch.float64)).square().sum().backward()
     silent = [key for key, parameter in mixer.named_parameters() if parameter.grad is None]
     assert not silent
+
+
+def writes_to_stream(module, names, x, call):
+    """Whether multiplying what the named layers give by a matrix multiplies what the module adds by it.
+
+    What it adds is its output, without its input where the module passes this on. A matrix, because numbers
+    commute with everything linear: means of values, say, are as many times as large as the values are.
+    """
+    changed, matrix = copy.deepcopy(module), torch.randn(DIM, DIM, dtype=torch.float64)
+    with torch.no_grad():
+        for name in names:
+            layer = changed.get_submodule(name)
+            layer.weight.copy_(matrix @ layer.weight)
+            if layer.bias is not None:
+                layer.bias.copy_(matrix @ layer.bias)
+    before, after = call(module, x), call(changed, x)
+    assert (before - x).abs().max() > 1e-3
+    return any(torch.allclose(after - passed, (before - passed) @ matrix.T) for passed in (0, x))
+
+
+def check_residual_outputs(module, call=streaming.call):
+    """The declared layers write all that the module adds to the stream, and no other layer does."""
+    x = torch.randn(2, 12, DIM, dtype=torch.float64)
+    declared = module.residual_outputs
+    assert isinstance(declared, tuple)
+    assert all(isinstance(module.get_submodule(name), torch.nn.Linear) for name in declared)
+    assert not declared or writes_to_stream(module, declared, x, call)
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.nn.Linear) and layer.out_features == DIM and name not in declared:
+            assert not writes_to_stream(module, [name], x, call), f"{name} is not declared"
+
+
+@every_case
+def test_what_writes_to_the_stream_is_declared(name, options):
+    check_residual_outputs(make(name, options))
+
+
+@pytest.mark.parametrize("kind", [MLP, GLU])
+def test_what_a_channel_mixer_writes_is_declared(kind):
+    check_residual_outputs(kind(DIM, DIM).double(), lambda module, x: module(x))
 
 
 @pytest.mark.bad_input

@@ -11,6 +11,8 @@ import torch
 from torch.nn import functional as F
 
 import gatework
+from gatework import registry
+from gatework.layers.mixer import Mixer
 from gatework.models.language import zoology
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM, GateworkModel
 from tests.layers.test_every_mixer import OPTIONS
@@ -226,6 +228,103 @@ def test_initial_weights():
     assert frozen.lm_head.weight is not frozen.model.embed_tokens.weight
 
 
+def linear_layers(module):
+    """Every Linear layer by its name."""
+    return {name: each for name, each in module.named_modules() if isinstance(each, torch.nn.Linear)}
+
+
+@pytest.mark.parametrize("channel_mixer", ["mlp", "glu"])
+@every_mixer
+def test_declared_outputs_start_smaller(mixer, channel_mixer):
+    torch.manual_seed(0)
+    options = {"hidden_size": 64, "num_hidden_layers": 8, "channel_mixer": channel_mixer}
+    block = tiny([MIXERS[mixer]], **options).model.layers[5]
+    declared = {f"mixer.{name}" for name in block.mixer.residual_outputs}
+    declared.add("channel_mixer.fc2" if channel_mixer == "mlp" else "channel_mixer.fc3")
+    for name, layer in linear_layers(block).items():
+        spread = layer.weight.std().item()
+        if name in declared:
+            assert spread == pytest.approx(0.02 / 4, rel=0.05), name
+        else:
+            assert spread > 0.02 / 2, name
+    assert declared <= linear_layers(block).keys()
+
+
+@pytest.mark.parametrize(
+    ("mixer", "output"),
+    [
+        ("attention", "out_proj"),
+        ("gated_linear_attention", "o_proj"),
+        ("based", "proj_o"),
+        ("rwkv4", "output"),
+        ("h3", "output_linear"),
+    ],
+)
+def test_output_projections_start_smaller_whatever_their_name(mixer, output):
+    torch.manual_seed(0)
+    block = tiny([mixer], hidden_size=64, num_hidden_layers=8, channel_mixer="glu").model.layers[0]
+    assert block.mixer.get_submodule(output).weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
+    assert block.channel_mixer.fc2.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert block.channel_mixer.fc3.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
+
+
+@every_mixer
+def test_declared_outputs_divide_what_the_mixer_draws(mixer):
+    torch.manual_seed(0)
+    options = {"hidden_size": 64, "num_hidden_layers": 8, "channel_mixer": "none", "init_linear": False}
+    ours = tiny([MIXERS[mixer]], **options).model.layers[5].mixer
+    alone = linear_layers(gatework.create_mixer(dim=64, **MIXERS[mixer]))
+    for name, layer in linear_layers(ours).items():
+        divisor = 8**0.5 if name in ours.residual_outputs else 1
+        expected = alone[name].weight.std().item() / divisor
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.05 if divisor > 1 else 0.5), name
+
+
+@pytest.mark.parametrize("init_linear", [True, False])
+@every_mixer
+def test_the_rule_of_zoology_goes_by_the_name(mixer, init_linear):
+    options = {"hidden_size": 64, "num_hidden_layers": 8, "channel_mixer": "glu", "init_linear": init_linear}
+    torch.manual_seed(0)
+    block = tiny([MIXERS[mixer]], residual_init="zoology", **options).model.layers[0]
+    layers = linear_layers(block)
+    by_name = {name for name in layers if name.endswith(("out_proj", "fc2"))}
+    assert "channel_mixer.fc2" in by_name
+    assert {name for name, layer in layers.items() if hasattr(layer, "writes_to_stream")} == by_name
+    if init_linear:
+        assert {name for name, layer in layers.items() if layer.weight.std() < 0.02 / 2} == by_name
+
+
+@pytest.mark.parametrize("make", [zoology.zoology_attention, zoology.zoology_h3, zoology.zoology_based])
+def test_the_published_recall_models_follow_the_rule_of_zoology(make):
+    assert make(64).residual_init == "zoology"
+
+
+class Wrong(Mixer):
+    """A mixer that declares what it has not."""
+
+    def __init__(self, dim, *, declares):
+        super().__init__(dim)
+        self.norm, self.proj_o = torch.nn.LayerNorm(dim), torch.nn.Linear(dim, dim)
+        self.residual_outputs = declares
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("declares", "message"),
+    [
+        (("proj_o", "out_proj"), "Wrong.residual_outputs must name .* 'out_proj', which is not a submodule"),
+        (("norm",), "Wrong.residual_outputs must name .* 'norm', which is of type LayerNorm"),
+        (("",), "Wrong.residual_outputs must name .* '', which is of type Wrong"),
+        ("proj_o", "Wrong.residual_outputs must be a tuple of names, got the string 'proj_o'"),
+    ],
+)
+def test_a_wrong_declaration_is_named(declares, message, monkeypatch):
+    monkeypatch.setattr(registry, "_MIXERS", dict(registry._MIXERS))
+    gatework.register_mixer("wrong", Wrong)
+    with pytest.raises(TypeError, match=message):
+        tiny([{"name": "wrong", "declares": declares}])
+
+
 @pytest.mark.parametrize(
     ("make", "published"),
     [
@@ -288,6 +387,7 @@ def test_hidden_states_and_embeddings():
         ({"mixers": [{"num_heads": 2}]}, "must have a 'name'"),
         ({"channel_mixer": "conv"}, "channel_mixer must be one of"),
         ({"norm": "batch"}, "norm must be one of"),
+        ({"residual_init": "names"}, "residual_init must be one of declared, zoology, got 'names'"),
         ({"vocab_size": 0}, "vocab_size must be at least 1"),
         ({"hidden_size": 6, "mixers": [{"name": "attention", "num_heads": 4}]}, "divide dim=6, got 4"),
     ],

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatework.page.quantities import (
+    FORMATS,
     NOT_MEASURED,
+    capitalised,
     format_bytes,
     format_count,
     format_difference,
@@ -16,8 +19,10 @@ from gatework.page.quantities import (
     format_rate,
     format_ratio,
     format_seconds,
+    listed,
     log_ticks,
 )
+from gatework.tasks.declaration import Format
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 SUFFIXES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
@@ -34,7 +39,8 @@ FLOPS = {f"{suffix}FLOP": value for suffix, value in SUFFIXES.items()}
         (format_count(999.4), "999"),
         (format_count(999.6), "1k"),
         (format_count(1_234_567), "1.23M"),
-        (format_rate(12_345), "12.3k tokens/s"),
+        (format_rate(12_345, "tokens"), "12.3k tokens/s"),
+        (format_rate(0.5, "images"), "0.5 images/s"),
         (format_flops(1.5e12), "1.5 TFLOP"),
         (format_flops(2.34e15), "2.34 PFLOP"),
         (format_flops(7), "7 FLOP"),
@@ -61,9 +67,25 @@ def test_people_read(written, expected):
     assert written == expected
 
 
-@pytest.mark.parametrize("write", [format_bytes, format_count, format_rate, format_seconds, format_quality])
+@pytest.mark.parametrize("write", [format_bytes, format_count, format_seconds, format_quality])
 def test_what_was_not_measured_is_no_number(write):
     assert write(None) == NOT_MEASURED
+    assert format_rate(None, "images") == NOT_MEASURED
+
+
+def test_every_format_that_a_task_can_declare_is_written():
+    assert set(FORMATS) == set(get_args(Format))
+    for write, base in FORMATS.values():
+        assert write(None) == NOT_MEASURED
+        assert base in (2, 10)
+
+
+def test_sentences_list_and_begin():
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b"]) == "a and b"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert capitalised("bits per Byte") == "Bits per Byte"
+    assert capitalised("") == ""
 
 
 @settings(max_examples=200, deadline=None)

@@ -20,6 +20,7 @@ from typing import Any
 from gatework.files import FileError
 from gatework.study import Quality, RunSpec, StudySpec, expand_grid, run_study
 from gatework.study.results import RESULT_FORMAT
+from gatework.tasks.language import LANGUAGE
 
 EXECUTE = "tests.study.fakes:execute"
 ROOT = Path(__file__).parents[2]
@@ -77,15 +78,15 @@ def result_of(spec: dict[str, Any]) -> dict[str, Any]:
         "status": "finished",
         "message": None,
         "metrics": {
-            "quality": spec["width"] / 100,
+            "quality": spec["size"] / 100,
             "loss": 0.5,
-            "validation_quality": spec["width"] / 100,
+            "validation_quality": spec["size"] / 100,
             "validation_loss": 0.5,
             "slices": {"num_kv_pairs=4": 0.25},
         },
         "cost": {"parameters": 10, "seconds": 0.05},
         "curve": [{"step": 1, "tokens": 64, "seconds": 0.1, "train_loss": None, "loss": 1.0, "quality": 0.5}],
-        "decoding": None,
+        "scaling": {},
         "environment": {"threads": 1},
         "started": "2026-01-01T00:00:00+00:00",
     }
@@ -96,10 +97,10 @@ def make_study(
 ) -> StudySpec:
     """A study with one setting per deed."""
     traces.mkdir(exist_ok=True)
-    grid: dict[str, Any] = {"widths": [8], "learning_rates": [0.01], "seeds": [0]} | axes
+    grid: dict[str, Any] = {"sizes": [8], "learning_rates": [0.01], "seeds": [0]} | axes
     runs = expand_grid(
         "recall",
-        mixers={"attention": [{"name": "attention", "num_heads": 1}]},
+        candidates={"attention": [{"name": "attention", "num_heads": 1}]},
         settings={deed: {"deed": deed} for deed in deeds},
         training={"traces": str(traces), "seconds": seconds},
         **grid,
@@ -110,6 +111,7 @@ def make_study(
         command="gatework compare recall --fake",
         title="Fake",
         quality=QUALITY,
+        declaration=LANGUAGE,
         runs=runs,
     )
 

@@ -6,6 +6,7 @@ from gatework.study.answer import answer
 from gatework.study.results import ResultStore
 from gatework.study.spec import StudySpec
 from gatework.study.summary import summarise
+from gatework.tasks.language import LANGUAGE
 from tests.study.synthetic_studies import ACCURACY, BITS, recall_study, result_of, run_spec, text_study
 
 
@@ -18,17 +19,17 @@ def study_of(candidates, *, quality=ACCURACY, status=None):
     specs = [run_spec("recall", "easy", label, 8, 0.1, 0) for label in candidates]
     results = {}
     for spec in specs:
-        reached, state, rate = candidates[spec.mixer]
-        result = result_of(spec, 0.5, status=(status or {}).get(spec.mixer, "finished"))
+        reached, state, rate = candidates[spec.candidate]
+        result = result_of(spec, 0.5, status=(status or {}).get(spec.candidate, "finished"))
         if result["status"] == "finished":
             result["metrics"]["quality"] = reached
             result["cost"] |= {"state_bytes": state, "tokens_per_second": rate}
         results[spec.run_id] = result
-    return summarise(StudySpec("s", "recall", "command", "title", quality, specs), results)
+    return summarise(StudySpec("s", "recall", "command", "title", quality, LANGUAGE, specs), results)
 
 
 def roles(found):
-    return {pick.candidate.mixer: list(pick.roles) for pick in found.picks}
+    return {pick.choice.candidate: list(pick.roles) for pick in found.picks}
 
 
 def test_every_trade_is_named_with_its_numbers():
@@ -37,7 +38,7 @@ def test_every_trade_is_named_with_its_numbers():
     )
     assert roles(found) == {
         "big": ["Best accuracy"],
-        "lean": ["Smallest state within 2%", "Fastest within 2%"],
+        "lean": ["Smallest decoding state within 2%", "Fastest within 2%"],
         "fast": ["Fastest of all"],
     }
     assert "The best accuracy, 0.900 (one seed), comes from big at width 8." in found.text
@@ -55,7 +56,7 @@ def test_lower_can_be_better():
     )
     assert roles(found) == {
         "big": ["Best bits per byte", "Fastest of all"],
-        "lean": ["Smallest state within 2%"],
+        "lean": ["Smallest decoding state within 2%"],
     }
     assert "2.000 (one seed), comes from big" in found.text
     assert "at 0.030 higher bits per byte" in found.text
@@ -64,8 +65,8 @@ def test_lower_can_be_better():
 
 def test_outside_the_margin_nothing_is_as_good():
     found = answer(study_of({"big": (0.9, 4096, 1000), "lean": (0.88, 1024, 500)}))
-    assert roles(found) == {"big": ["Best accuracy", "Smallest state within 2%", "Fastest of all"]}
-    assert "Nothing within 2% of that (0.018) carries a smaller decoding state than its 4 KiB." in found.text
+    assert roles(found) == {"big": ["Best accuracy", "Smallest decoding state within 2%", "Fastest of all"]}
+    assert "Nothing within 2% of that (0.018) has a smaller decoding state than its 4 KiB." in found.text
 
 
 def test_chance_is_called_chance():

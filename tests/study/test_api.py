@@ -71,9 +71,8 @@ def test_the_command_on_its_page_is_the_same_study(called, capsys):
 
 def test_the_command_line_gives_the_same_results(called, tmp_path):
     study, _ = called
-    (run,) = [
-        run for run in study.spec.runs if (run.mixer, run.seed, run.learning_rate) == ("attention", 1, 0.01)
-    ]
+    wanted = ("attention", 1, 0.01)
+    (run,) = [run for run in study.spec.runs if (run.candidate, run.seed, run.learning_rate) == wanted]
     words = [f"--setting.{name}={value}" for name, value in TINY["setting"].items()]
     words += [f"--training.{name}={value}" for name, value in TINY["training"].items()]
     words += ["--mixers=[attention]", "--widths=[8]", "--seeds=[1]", "--learning_rates=[0.01]", "--workers=2"]
@@ -86,7 +85,7 @@ def test_the_command_line_gives_the_same_results(called, tmp_path):
 @pytest.fixture
 def stored_study(tmp_path):
     """Two learning rates, three seeds; the rate that is better on test data is not the one to be reported."""
-    study = make_study(tmp_path / "traces", learning_rates=[0.1, 0.2], seeds=[0, 1, 2], widths=[8])
+    study = make_study(tmp_path / "traces", learning_rates=[0.1, 0.2], seeds=[0, 1, 2], sizes=[8])
     plan_study(study, tmp_path / "study")
     store = ResultStore(tmp_path / "study")
     for run in study.runs:
@@ -150,9 +149,9 @@ def test_timings_are_all_that_is_stripped(tmp_path):
     study = make_study(tmp_path / "traces")
     result = result_of(study.runs[0].to_json())
     row = {"context": 64, "tokens_per_second": 800.5, "state_bytes": 1024}
-    result["decoding"] = {"measured": [row], "stopped": None}
+    result["scaling"] = {"decoding": {"measured": [row], "stopped": None}}
     stripped = strip_timings(result)
-    assert stripped["decoding"]["measured"] == [{"context": 64, "state_bytes": 1024}]
+    assert stripped["scaling"]["decoding"]["measured"] == [{"context": 64, "state_bytes": 1024}]
     assert set(result) - set(stripped) == {"started"}
     assert set(result["cost"]) - set(stripped["cost"]) == {"seconds"}
     assert set(result["curve"][0]) - set(stripped["curve"][0]) == {"seconds"}

@@ -16,9 +16,9 @@ SHORT = {"input_seq_len": 16, "num_kv_pairs": 2, "vocab_size": 64, "num_train": 
 def grid(widths=(8,), lengths=(16,), **training):
     return expand_grid(
         "recall",
-        mixers={"attention": [{"name": "attention"}], "hyena": [{"name": "hyena"}]},
+        candidates={"attention": [{"name": "attention"}], "hyena": [{"name": "hyena"}]},
         settings={f"N={length}": SHORT | {"input_seq_len": length} for length in lengths},
-        widths=list(widths),
+        sizes=list(widths),
         learning_rates=[0.01, 0.1],
         seeds=[0, 1],
         training={"steps": 40, "batch_size": 8} | training,
@@ -26,7 +26,7 @@ def grid(widths=(8,), lengths=(16,), **training):
 
 
 def steps_of(runs):
-    return {(run.mixer, run.setting_name, run.width): run.training["steps"] for run in runs}
+    return {(run.candidate, run.setting_name, run.size): run.training["steps"] for run in runs}
 
 
 def plan(runs, kind, amount, directory):
@@ -57,10 +57,10 @@ def test_the_reference_keeps_its_steps_whatever_one_costs(tmp_path, monkeypatch,
 
 
 def test_flops_are_equal_at_each_width_within_a_step(tmp_path):
-    from gatework.models.language.decoder import GateworkForCausalLM
     from gatework.study.flops import step_cost
-    from gatework.study.run import make_config
+    from gatework.study.plan import model_options
     from gatework.tasks import create_task
+    from gatework.tasks.task import Training
 
     planned, sentence = plan(grid(widths=(8, 16)), "flops", None, tmp_path)
     assert "that attention needs for its steps" in sentence
@@ -68,8 +68,9 @@ def test_flops_are_equal_at_each_width_within_a_step(tmp_path):
     for run in planned:
         task = create_task(run.task, run.setting)
         batch = next(iter(task.train_batches(8, steps=1, seed=0)))
-        key = (run.mixer, run.width)
-        price[key] = step_cost(GateworkForCausalLM(make_config(run, task)), batch).flops
+        key = (run.candidate, run.size)
+        module = task.module(task.build_model(model_options(task, run)), Training(), 0.1)
+        price[key] = step_cost(module, batch).flops
         spent[key] = price[key] * run.training["steps"]
     for width in (8, 16):
         assert steps_of(planned)["attention", "N=16", width] == 40

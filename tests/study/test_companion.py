@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
 import gatework
 from gatework.cli import main
 from gatework.files import FileError
-from gatework.study.cell import run_cell
 from gatework.study.companion import companion_options, read_companion
+from gatework.study.options import CompareOptions
 from gatework.study.report import write_report
+from gatework.study.single_run import run_one
 from gatework.study.spec import StudySpec
 from gatework.study.study import Study
+from gatework.tasks.text_declaration import TEXT as TEXT_TASK
 from tests.study.synthetic_gaps import companion_study, gap_study
 from tests.study.synthetic_studies import text_study
 
@@ -47,7 +50,7 @@ def command(tmp_path_factory):
     planned = [(folder, run) for run in StudySpec.read(folder).runs]
     planned += [(folder / "recall", run) for run in StudySpec.read(folder / "recall").runs]
     for directory, run in planned[:-1]:
-        run_cell(directory, run.run_id)
+        run_one(directory, run.run_id)
     assert main([*words(), f"--output={folder}", "--workers=1"]) == 0
     return folder
 
@@ -67,10 +70,11 @@ def test_both_studies_are_made_and_one_page_has_both(command):
 def test_the_models_are_the_same_and_the_training_its_own(command):
     text, recall = StudySpec.read(command), StudySpec.read(command / "recall")
     shared = [
-        {(run.mixer, str(run.layers), run.width, run.seed) for run in one.runs} for one in (text, recall)
+        {(run.candidate, str(run.definition), run.size, run.seed) for run in one.runs}
+        for one in (text, recall)
     ]
     assert shared[0] == shared[1]
-    assert {run.learning_rate for run in text.runs if run.mixer == "conv"} == {0.01}
+    assert {run.learning_rate for run in text.runs if run.candidate == "conv"} == {0.01}
     assert {run.learning_rate for run in recall.runs} == {0.001, 0.003}  # those of one mixer stay behind
     assert {run.training["steps"] for run in recall.runs} == {4}
 
@@ -143,7 +147,7 @@ def test_what_is_wrong_with_it_is_named(tmp_path, capsys, recall, message):
 
 @pytest.mark.bad_input
 def test_it_accompanies_text_alone(tmp_path):
-    with pytest.raises(ValueError, match="recall accompanies a study of task 'text' only, got task 'recall'"):
+    with pytest.raises(TypeError, match="'recall' has no option 'recall', which is of task 'text'"):
         gatework.compare("recall", recall={}, output=tmp_path / "s")
     with pytest.raises(TypeError, match="recall must be a mapping, got 'all'"):
         gatework.compare("text", recall="all", output=tmp_path / "s")
@@ -151,16 +155,17 @@ def test_it_accompanies_text_alone(tmp_path):
 
 
 def test_what_is_inherited_and_what_is_not():
-    text = {"mixers": "all", "widths": [8], "seeds": [0], "model": {}, "decode_contexts": []}
-    assert companion_options({"mixers": ["anything"]}, text)["mixers"] == ["anything"]  # known only later
-    assert companion_options({"widths": [16]}, text | {"mixers": ["a"]})["widths"] == [16]
+    text = CompareOptions.of("text", "all", widths=[8], decode_contexts=[])
+    assert companion_options({"mixers": ["anything"]}, text)["candidates"] == ["anything"]  # known later
+    inherited = companion_options({"widths": [16]}, replace(text, candidates=["attention"]))
+    assert (inherited["sizes"], inherited["measure"]) == ([16], {"decode_contexts": []})
 
 
 def test_a_folder_of_another_task_is_refused(tmp_path):
     directory = gap_study(tmp_path / "text")
-    assert read_companion(directory) is None
+    assert read_companion(directory, TEXT_TASK.companion) is None
     companion_study(directory)
-    assert read_companion(directory).study.task == "recall"
+    assert read_companion(directory, TEXT_TASK.companion).study.task == "recall"
     other = gap_study(tmp_path / "other")
     text_study(other / "recall")
     with pytest.raises(FileError, match="must hold a recall study to accompany"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,10 @@ from gatework.study.comparison_page import comparison_data, render_comparison, w
 from gatework.study.report import read_summary
 from gatework.study.spec import StudySpec
 from gatework.study.summary import Cell, Run, summarise
+from gatework.tasks.declaration import Axis
+from gatework.tasks.language import LANGUAGE
 from gatework.tasks.task import Quality
+from tests.study.synthetic_images import IMAGES
 from tests.study.synthetic_studies import (
     ACCURACY,
     BITS,
@@ -25,7 +29,16 @@ from tests.study.synthetic_studies import (
 )
 
 
-def summary_of(outcomes, *, quality=ACCURACY, name="s", task="recall", training=None, setting="easy"):
+def summary_of(
+    outcomes,
+    *,
+    quality=ACCURACY,
+    name="s",
+    task="recall",
+    training=None,
+    setting="easy",
+    declaration=LANGUAGE,
+):
     """``{(mixer, width): qualities or status by seed}``."""
     specs, results = [], {}
     for (mixer, width), seeds in outcomes.items():
@@ -38,7 +51,7 @@ def summary_of(outcomes, *, quality=ACCURACY, name="s", task="recall", training=
                 if status == "finished":
                     result["metrics"] |= {"quality": outcome, "validation_quality": outcome}
                 results[spec.run_id] = result
-    return summarise(StudySpec(name, task, f"gatework {name}", name, quality, specs), results)
+    return summarise(StudySpec(name, task, f"gatework {name}", name, quality, declaration, specs), results)
 
 
 def compare(study, baseline, **options):
@@ -47,10 +60,10 @@ def compare(study, baseline, **options):
 
 def test_cells_are_common_or_of_one_study():
     found = compare({("a", 8): [0.5], ("b", 8): [0.5]}, {("b", 8): [0.4], ("b", 16): [0.4]})
-    assert [(pair.study.mixer, pair.study.width) for pair in found.pairs] == [("b", 8)]
-    assert [(cell.mixer, cell.width) for cell in found.only_study] == [("a", 8)]
-    assert [(cell.mixer, cell.width) for cell in found.only_baseline] == [("b", 16)]
-    assert found.mixers == ["b"]
+    assert [(pair.study.candidate, pair.study.size) for pair in found.pairs] == [("b", 8)]
+    assert [(cell.candidate, cell.size) for cell in found.only_study] == [("a", 8)]
+    assert [(cell.candidate, cell.size) for cell in found.only_baseline] == [("b", 16)]
+    assert found.candidates == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +124,7 @@ def test_what_differs_in_the_specifications_is_found():
     study = summary_of({("a", 8): [0.5, 0.5]}, training={**TRAINING, "steps": 50, "warmup": 0.1})
     baseline = summary_of({("a", 8): [0.5]})
     found = compare_studies(study, baseline)
-    assert list(spec_changes(found.pairs[0])) == [
+    assert list(spec_changes(found.pairs[0], LANGUAGE)) == [
         ("training.steps", "50", "600"),
         ("training.warmup", "0.1", "absent"),
         ("seeds", "0, 1", "0"),
@@ -124,6 +137,23 @@ def test_what_differs_in_the_specifications_is_found():
     assert not compare({("a", 8): [0.5]}, {("a", 8): [0.4]}).changes
 
 
+def test_definitions_that_are_no_lists_are_compared_by_their_options():
+    def summary(definition):
+        run = run_spec("recall", "easy", "a", 8, 0.1, 0)
+        runs = [replace(run, task="photographs", definition=definition)]
+        return summarise(StudySpec("s", "photographs", "c", "t", ACCURACY, IMAGES, runs), {})
+
+    found = compare_studies(
+        summary({"name": "vit", "depth": 2, "mlp": {"ratio": 4}}),
+        summary({"name": "vit", "mlp": {"ratio": 3}}),
+    )
+    assert [(change.name, change.study, change.baseline) for change in found.changes] == [
+        ("definition.depth", "2", "absent"),
+        ("definition.mlp.ratio", "4", "3"),
+    ]
+    assert list(found.costs) == ["parameters", "activation_bytes", "training_flops", "images_per_second"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -134,6 +164,10 @@ def test_what_differs_in_the_specifications_is_found():
         ({"quality": Quality("F1", "higher")}, "its name is 'accuracy' in 's' and 'F1' in 's'"),
         ({"quality": Quality("accuracy", "lower")}, "its better is 'higher' in 's' and 'lower' in 's'"),
         ({"quality": Quality("accuracy", "higher", unit="%")}, "its unit is '' in 's' and '%' in 's'"),
+        (
+            {"declaration": replace(LANGUAGE, sizes=Axis("depth"))},
+            "of one declaration of task 'recall' can be compared: its sizes are 'width' in one and 'depth'",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(options, message):

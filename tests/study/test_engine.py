@@ -49,7 +49,7 @@ def ids(study):
 
 
 def test_a_study_runs_once_and_only_once(traces, directory):
-    study = make_study(traces, deeds=("finish", "diverge"), widths=[8, 16])
+    study = make_study(traces, deeds=("finish", "diverge"), sizes=[8, 16])
     outcome = go(study, directory)
     assert (outcome.finished, outcome.diverged, outcome.failed, outcome.missing) == (2, 2, 0, 0)
     assert (outcome.executed, outcome.exit_code) == (4, 0)
@@ -111,7 +111,7 @@ def test_the_longest_first_within_a_seed(traces):
 
     def make(seed, **options):
         training = {"steps": options.pop("steps", 1), "batch_size": 8}
-        return replace(run, seed=seed, width=options.pop("width", 8), training=training, setting=options)
+        return replace(run, seed=seed, size=options.pop("width", 8), training=training, setting=options)
 
     wide, long = make(5, width=16), make(5, width=8, length=64)
     many = make(5, steps=3)
@@ -122,10 +122,10 @@ def test_the_longest_first_within_a_seed(traces):
 
 
 def test_seed_by_seed_and_wide_first(traces, directory):
-    study = make_study(traces, widths=[8, 32, 16], seeds=[7, 3], seconds=0.02)
+    study = make_study(traces, sizes=[8, 32, 16], seeds=[7, 3], seconds=0.02)
     run_study(study, directory, execute=EXECUTE, num_workers=1, progress=False)
     begun = sorted(traces.iterdir(), key=lambda trace: trace.stat().st_mtime_ns)
-    runs = {run.run_id: (run.seed, run.width) for run in study.runs}
+    runs = {run.run_id: (run.seed, run.size) for run in study.runs}
     order = [runs[trace.name.split(".")[0]] for trace in begun]
     assert order == [(7, 32), (7, 16), (7, 8), (3, 32), (3, 16), (3, 8)]
 
@@ -239,9 +239,9 @@ def test_a_broken_result_stops_the_study_before_anything_runs(traces, directory,
 
 
 def test_another_grid_of_the_same_task_keeps_and_counts_the_rest(traces, directory):
-    go(make_study(traces, seeds=[0, 1], widths=[8]), directory)
+    go(make_study(traces, seeds=[0, 1], sizes=[8]), directory)
     created = StudySpec.read(directory).created
-    other = replace(make_study(traces, seeds=[1, 2], widths=[8, 16]), created="2031-01-01")
+    other = replace(make_study(traces, seeds=[1, 2], sizes=[8, 16]), created="2031-01-01")
     outcome = go(other, directory)
     assert (outcome.finished, outcome.executed, outcome.unrelated) == (4, 3, 1)
     assert "1 stored results belong to no run of this grid: kept, not shown" in outcome.summary
@@ -329,7 +329,7 @@ def test_progress_goes_to_standard_error(traces, directory, capsys):
 
 def test_nothing_heavy_is_imported():
     program = (
-        "import gatework.study.engine, gatework.study.grid, sys\n"
+        "import gatework.study.engine, gatework.study.options, sys\n"
         "print([name for name in ('torch', 'lightning', 'numpy', 'plotly') if name in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -339,7 +339,7 @@ def test_nothing_heavy_is_imported():
 def test_study_file_follows_its_format(traces, directory):
     go(make_study(traces), directory)
     content = json.loads((directory / "study.json").read_text())
-    assert content["format"] == "gatework.study/3"
+    assert content["format"] == "gatework.study/4"
     assert set(content) == {
         "format",
         "name",
@@ -347,6 +347,7 @@ def test_study_file_follows_its_format(traces, directory):
         "command",
         "created",
         "quality",
+        "declaration",
         "title",
         "notes",
         "budget",

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.study.flops import FlopCounter, step_cost
+from gatework.tasks.next_token import NextTokenModule
+from gatework.tasks.task import Training
 
 
 def flops_of(function, *args, **options):
@@ -65,6 +67,10 @@ def make_model(mixer, **options):
     return GateworkForCausalLM(config)
 
 
+def training_of(model):
+    return NextTokenModule(model, Training(), 0.01)
+
+
 def make_batch(rows, length):
     tokens = torch.arange(rows * length).reshape(rows, length) % 32
     return TokenBatch(tokens, tokens.roll(-1, 1), [])
@@ -73,7 +79,7 @@ def make_batch(rows, length):
 @pytest.mark.parametrize("mixer", ["attention", "hyena", "gated_linear_attention", "base_conv"])
 def test_a_step_costs_in_proportion_to_its_sequences(mixer):
     model = make_model(mixer)
-    few, some, many = (step_cost(model, make_batch(rows, 16)) for rows in (4, 8, 12))
+    few, some, many = (step_cost(training_of(model), make_batch(rows, 16)) for rows in (4, 8, 12))
     # What does not grow with the batch (filters, sums of weights) stands in all three.
     assert many.flops - some.flops == some.flops - few.flops > 0
     growth = some.activation_bytes - few.activation_bytes
@@ -85,12 +91,12 @@ def test_a_step_leaves_no_trace():
     model.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.random.get_rng_state()
-    first = step_cost(model, make_batch(2, 8))
+    first = step_cost(training_of(model), make_batch(2, 8))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert step_cost(model, make_batch(2, 8)) == first
+    assert step_cost(training_of(model), make_batch(2, 8)) == first
 
 
 def test_the_matrix_products_of_a_transformer_dominate_and_are_exact():
@@ -99,4 +105,4 @@ def test_the_matrix_products_of_a_transformer_dominate_and_are_exact():
     batch = make_batch(4, 16)
     products = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
     estimate = 6 * products * batch.inputs.numel()
-    assert estimate < step_cost(model, batch).flops < 2 * estimate
+    assert estimate < step_cost(training_of(model), batch).flops < 2 * estimate

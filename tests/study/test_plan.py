@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gatework.study.plan import _training_facts
+from gatework.study.plan import training_facts
 from gatework.study.spec import RunSpec
+from gatework.tasks.language import LANGUAGE
 
 
 def run(mixer, rate):
@@ -13,9 +14,9 @@ def run(mixer, rate):
         task="recall",
         setting={},
         setting_name="N=16",
-        mixer=mixer,
-        layers=[{"name": mixer}],
-        width=8,
+        candidate=mixer,
+        definition=[{"name": mixer}],
+        size=8,
         learning_rate=rate,
         seed=0,
         training={"steps": 2, "batch_size": 4, "evaluations": 1},
@@ -38,4 +39,4 @@ def run(mixer, rate):
 )
 def test_learning_rates_are_said_once_where_they_are_the_same(rates, said):
     runs = [run(mixer, rate) for mixer, values in rates.items() for rate in values]
-    assert _training_facts(runs)[-1] == said
+    assert training_facts(runs, LANGUAGE)[-1] == said

@@ -15,12 +15,13 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def runs(tmp_path):
-    return make_study(tmp_path / "traces", seeds=[0, 1, 2]).runs
+def study(tmp_path):
+    return make_study(tmp_path / "traces", seeds=[0, 1, 2, 3])
 
 
-def show(runs, *, shown=True):
-    progress = Progress(4, ["finished"], quality="accuracy", shown=shown)
+def show(study, *, shown=True):
+    runs = study.runs
+    progress = Progress(study, ["finished"], shown=shown)
     progress.running(list(runs))
     progress.ended(runs[0], result_of(runs[0].to_json()))
     failure = {"status": "failed", "message": "Traceback\nRuntimeError: no cheese", "metrics": None}
@@ -29,18 +30,18 @@ def show(runs, *, shown=True):
     progress.close()
 
 
-def test_lines_where_there_is_no_terminal(runs, monkeypatch):
+def test_lines_where_there_is_no_terminal(study, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    show(runs)
+    show(study)
     assert sys.stderr.getvalue().splitlines() == [
         "[2/4] finished attention · finish · width 8 · lr 0.01 · seed 0: accuracy 0.08",
         "[3/4] failed attention · finish · width 8 · lr 0.01 · seed 1: RuntimeError: no cheese",
     ]
 
 
-def test_bar_on_a_terminal_names_counts_mixer_and_failures(runs, monkeypatch):
+def test_bar_on_a_terminal_names_counts_mixer_and_failures(study, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    show(runs)
+    show(study)
     text = sys.stderr.getvalue()
     assert "1/4" in text
     assert "3/4" in text
@@ -51,8 +52,8 @@ def test_bar_on_a_terminal_names_counts_mixer_and_failures(runs, monkeypatch):
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
-def test_silence(runs, monkeypatch, capsys, stream):
+def test_silence(study, monkeypatch, capsys, stream):
     monkeypatch.setattr(sys, "stderr", stream())
-    show(runs, shown=False)
+    show(study, shown=False)
     assert sys.stderr.getvalue() == ""
     assert capsys.readouterr().out == ""

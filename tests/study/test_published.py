@@ -7,7 +7,7 @@ import math
 import pytest
 
 from gatework.data.mqar import MQARConfig
-from gatework.study.published import (
+from gatework.study.sections.published import (
     FIGURE_2,
     LANGUAGE_MODELS,
     MQAR_DEFAULTS,
@@ -18,6 +18,7 @@ from gatework.study.published import (
 )
 from gatework.study.spec import RunSpec, StudySpec
 from gatework.study.summary import summarise
+from gatework.tasks import task_declaration
 from gatework.tasks.task import Quality
 from tests.study.synthetic_studies import ACCURACY
 
@@ -27,7 +28,7 @@ PAIR = [{"name": "base_conv", "kernel_size": 3}, {"name": "base_conv", "kernel_s
 
 def study_of(setting, layers=ATTENTION, *, widths=(64, 128), task="recall", quality=ACCURACY):
     runs = [RunSpec(task, setting, "a setting", "a mixer", layers, width, 0.1, 0, {}) for width in widths]
-    return summarise(StudySpec("s", task, "command", "title", quality, runs), {})
+    return summarise(StudySpec("s", task, "command", "title", quality, task_declaration(task), runs), {})
 
 
 def models_of(setting, layers=ATTENTION, **options):
@@ -97,10 +98,10 @@ def test_mixers_match_by_their_layers(layers, model):
 
 def test_a_study_at_one_width_gets_that_width():
     (curve,) = published_curves(study_of({"num_kv_pairs": 4}, PAIR, widths=(128,)))
-    assert (list(curve.widths), list(curve.values)) == ([128], [0.95])
+    assert (list(curve.sizes), list(curve.values)) == ([128], [0.95])
     assert published_curves(study_of({"num_kv_pairs": 4}, PAIR, widths=(32,))) == []
     (curve,) = published_curves(study_of({"num_kv_pairs": 4}, PAIR, widths=(16, 32)))
-    assert list(curve.widths) == [64, 128, 256, 512]
+    assert list(curve.sizes) == [64, 128, 256, 512]
 
 
 def test_other_tasks_and_qualities_get_nothing():

@@ -191,7 +191,7 @@ def test_a_task_answers_in_json(tmp_path):
     assert good["result"]["status"] == "finished"
     assert bad["error"].endswith("the widget is out of cheese")
     assert good["cpu_seconds"] >= 0
-    broken = json.loads(perform(Setup(EXECUTE, mixers=("mine",)), "{}"))
+    broken = json.loads(perform(Setup(EXECUTE, task="recall", candidates={"mine": [{"name": "mine"}]}), "{}"))
     assert "put what registers it into a module, and name that as a plugin" in broken["broken"]
     broken = json.loads(perform(Setup("no.such:thing"), "{}"))
     assert broken["broken"].endswith("ModuleNotFoundError: No module named 'no'")

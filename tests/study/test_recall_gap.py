@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from gatework.study.answer import answer
-from gatework.study.gap_answer import gap_caveats, gap_sentences
-from gatework.study.recall_gap import text_gap
 from gatework.study.report import read_summary
-from gatework.study.results import perplexity, slice_columns
+from gatework.study.results import metric_columns
+from gatework.study.sections.recall_gap import gap_caveats, gap_sentences
+from gatework.study.sections.recall_gap_cells import perplexity, text_gap
 from gatework.study.study import Study
+from gatework.tasks.text_declaration import TEXT
 from tests.study.synthetic_gaps import GAPS, MAX_TRAIN_COUNT, SHARE, gap_study
 from tests.study.synthetic_studies import recall_study, text_study
 
@@ -21,7 +22,7 @@ def gap(tmp_path_factory):
 
 
 def cell_of(gap, mixer, width=128):
-    (cell,) = [cell for cell in gap.cells if (cell.cell.mixer, cell.cell.width) == (mixer, width)]
+    (cell,) = [cell for cell in gap.cells if (cell.cell.candidate, cell.cell.size) == (mixer, width)]
     return cell
 
 
@@ -55,7 +56,7 @@ def test_each_seed_is_paired_with_the_mean_of_the_base(gap):
 
 
 def test_who_has_no_gap(gap):
-    statuses = {cell.cell.mixer: cell.status for cell in gap.cells}
+    statuses = {cell.cell.candidate: cell.status for cell in gap.cells}
     assert {mixer for mixer, status in statuses.items() if status == "gap"} == {
         *("base_conv", "h3", "hyena", "long_conv", "rwkv4")
     }
@@ -107,7 +108,7 @@ def test_the_hybrid_may_be_the_closest_of_all(tmp_path):
 
 def test_one_seed_has_no_range_but_a_gap(tmp_path):
     gap = gap_of(tmp_path, seeds=(1,), mixers=("attention", "mamba2", "hyena"))
-    assert {cell.cell.mixer: cell.status for cell in gap.cells} == {
+    assert {cell.cell.candidate: cell.status for cell in gap.cells} == {
         "attention": "base",
         "mamba2": "gap",  # with more seeds, they overlap
         "hyena": "gap",
@@ -148,7 +149,7 @@ def test_a_base_that_lost_a_seed_is_none(tmp_path):
 
 def test_the_base_is_that_of_the_same_width(tmp_path):
     gap = gap_of(tmp_path, mixers=("attention", "hyena"), widths=(64, 128))
-    assert {cell.base.width == cell.cell.width for cell in gap.cells} == {True}
+    assert {cell.base.size == cell.cell.size for cell in gap.cells} == {True}
     assert gap.focus == ("python source", 128)
     assert "clearly worse at width 128 lies" in gap_sentences(gap)[0]
 
@@ -159,13 +160,14 @@ def test_text_without_slices_has_a_gap_but_no_words(tmp_path):
     assert gap_sentences(gap) == gap_caveats(gap) == []
     assert cell_of(gap, "long_conv").gap().mean == pytest.approx(0.420, abs=1e-3)
     assert cell_of(gap, "long_conv").share is None
-    assert text_gap(read_summary(text_study(tmp_path / "bytes"))) is not None
-    assert text_gap(read_summary(recall_study(tmp_path / "recall", settings=1))) is None
+    assert not text_gap(read_summary(text_study(tmp_path / "bytes"))).has_slices
+    recall = read_summary(recall_study(tmp_path / "recall", settings=1))
+    assert list(answer(recall).findings) == []  # the task brings no such section
 
 
 def test_missing_runs_leave_no_gap(tmp_path):
     summary = read_summary(gap_study(tmp_path / "s", mixers=("attention", "hyena")))
-    runs = [run if run.spec.mixer == "attention" else replace(run, result=None) for run in summary.runs]
+    runs = [run if run.spec.candidate == "attention" else replace(run, result=None) for run in summary.runs]
     gap = text_gap(replace(summary, runs=runs))
     assert cell_of(gap, "hyena").status == "unknown"
     assert "No mixer is clearly worse than attention on text" in gap_sentences(gap)[0]
@@ -185,4 +187,4 @@ def test_the_tables_have_the_slices(tmp_path):
 
 def test_accuracies_by_slice_are_no_losses():
     metrics = {"loss": 0.5, "slices": {"num_kv_pairs=4": 0.25}}
-    assert slice_columns(metrics) == {"slice num_kv_pairs=4": 0.25}
+    assert metric_columns(TEXT, metrics) == {"slice num_kv_pairs=4": 0.25}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gatework.study.answer import answer
-from gatework.study.recall_gap import text_gap
-from gatework.study.recall_prediction import predict, prediction_sentences, ranks, spearman
 from gatework.study.report import read_summary
+from gatework.study.sections.recall_gap_cells import text_gap
+from gatework.study.sections.recall_prediction import predict, prediction_sentences, ranks, spearman
 from tests.study.synthetic_gaps import GAPS, companion_study, gap_study
 
 values = st.integers(-3, 3).map(float)  # ties are likely
@@ -71,7 +71,7 @@ def test_recall_and_gap_of_every_mixer(found):
     assert list(points) == [mixer for mixer in GAPS if mixer != "gated_linear_attention"]
     assert found.left_out == ["gated_linear_attention"]
     hyena = points["hyena"]
-    chosen = [entry.quality for entry in found.recall.candidates if entry.mixer == "hyena"]
+    chosen = [entry.quality for entry in found.recall.choices if entry.candidate == "hyena"]
     assert [hyena.recall] == chosen  # mean over both settings, spread over the seeds
     assert hyena.recall.count == 2
     assert hyena.gap("ar_hits").mean == pytest.approx(1.61 - 0.77)
@@ -124,9 +124,10 @@ def test_the_opposite_is_said_too(found):
 
 
 def test_the_answer_of_a_study_has_it_in_short(found):
-    findings = answer(found.gap.summary, found.recall).findings
+    findings = answer(replace(found.gap.summary, companion=found.recall)).findings
     assert findings[-1] == "Among these, mixers that recall better are closer to attention on text."
-    assert not any("rank correlation" in sentence for sentence in answer(found.gap.summary).findings)
+    alone = answer(replace(found.gap.summary, companion=None)).findings
+    assert not any("rank correlation" in sentence for sentence in alone)
 
 
 def test_without_slices_only_the_whole_gap_is_compared(tmp_path):

@@ -10,7 +10,16 @@ from gatework.files import FileError
 from gatework.page.frame import embed_json
 from gatework.study.report import write_report
 from gatework.study.spec import StudySpec
-from tests.study.synthetic_studies import MIXERS, recall_study, result_of, run_spec, text_study, write_study
+from tests.study.synthetic_gaps import companion_study, gap_study
+from tests.study.synthetic_studies import (
+    MIXERS,
+    as_before,
+    recall_study,
+    result_of,
+    run_spec,
+    text_study,
+    write_study,
+)
 
 INJECTION = "<script>window.hacked = 1</script>&\"'$title${x}"
 
@@ -155,6 +164,16 @@ def test_no_study_no_page(tmp_path):
     with pytest.raises(FileError, match=r"study\.json"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_studies_from_before_tasks_were_declared_have_the_same_page(tmp_path):
+    recall = recall_study(tmp_path / "recall", settings=1, mixers=("attention", "hyena"))
+    text = gap_study(tmp_path / "text", mixers=("attention", "hyena", "base_conv"), seeds=(0,))
+    companion = companion_study(text, mixers=("attention", "hyena", "base_conv"))
+    pages = [write_report(directory).read_bytes() for directory in (recall, text)]
+    for directory in (recall, text, companion):
+        as_before(directory, 3)
+    assert [write_report(directory).read_bytes() for directory in (recall, text)] == pages
 
 
 def test_the_same_files_give_the_same_page(tmp_path):

@@ -12,7 +12,7 @@ from tests.study.synthetic_studies import recall_study, text_study
 
 def call(*argv: object) -> int:
     parser = ArgumentParser(exit_on_error=False)
-    report.add_arguments(parser)
+    report.add_arguments(parser, [])
     words = [str(word) for word in argv]
     return report.run(parser.parse_args(words), command=["gatework", "report", *words])
 

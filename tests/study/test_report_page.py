@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,15 @@ from playwright.sync_api import Page, expect
 
 from gatework.study.report import write_report
 from tests.study.browser import browser, column, points, visitor
-from tests.study.synthetic_studies import BITS, recall_study, result_of, run_spec, text_study, write_study
+from tests.study.synthetic_studies import (
+    BITS,
+    as_before,
+    recall_study,
+    result_of,
+    run_spec,
+    text_study,
+    write_study,
+)
 
 __all__ = ["browser"]
 
@@ -29,23 +36,9 @@ def studies(tmp_path_factory) -> dict[str, Path]:
         "rates": write_report(recall_study(folder / "rates", rates=(0.001, 0.003))),
         "text": write_report(text_study(folder / "text")),
         "empty": write_report(write_study(folder / "empty", [run], [], quality=BITS, title="Nothing yet")),
-        "untimed": write_report(_from_before(recall_study(folder / "untimed"))),
+        "untimed": write_report(as_before(recall_study(folder / "untimed"), 2)),
         "evil": write_report(write_study(folder / "evil", evil, results, title=INJECTION)),
     }
-
-
-def _from_before(directory: Path) -> Path:
-    """Make a study what it was before decoding was timed and states were counted as published."""
-    study = json.loads((directory / "study.json").read_text())
-    for run in study["runs"]:
-        del run["decode_contexts"]
-    (directory / "study.json").write_text(json.dumps(study | {"format": "gatework.study/2"}))
-    for path in (directory / "results").iterdir():
-        result = json.loads(path.read_text())
-        del result["decoding"], result["spec"]["decode_contexts"]
-        (result["cost"] or {}).pop("published_state_bytes", None)
-        path.write_text(json.dumps(result | {"format": "gatework.result/2"}))
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +72,7 @@ def test_every_figure_is_drawn(visit, name, count):
 
 def test_points_say_what_they_are(recall):
     page = recall
-    traces = [trace for trace in points(page, "width-panels") if trace["hovertext"]]
+    traces = [trace for trace in points(page, "quality-panels") if trace["hovertext"]]
     texts = [text for trace in traces for text in trace["hovertext"]]
     assert any("<b>attention, width 32</b>" in text and "learning rate 0.003" in text for text in texts)
     assert any("1 of 2 seeds diverged" in text for text in texts)
@@ -91,9 +84,9 @@ def test_points_say_what_they_are(recall):
 
 def test_lower_is_better_turns_the_figures(visit):
     page = visit("text")
-    names = page.evaluate("document.querySelector('#width-panels .plot').layout.yaxis.ticktext")
+    names = page.evaluate("document.querySelector('#quality-panels .plot').layout.yaxis.ticktext")
     assert [name.rstrip("…") for name in names][::-1][0] == "attention"  # best on top
-    assert page.locator("#width-panels").get_by_text("bits per byte (lower is better)").count() == 1
+    assert page.locator("#quality-panels").get_by_text("bits per byte (lower is better)").count() == 1
     frontier = points(page, "cost-panels")[0]
     assert frontier["x"] == sorted(frontier["x"])
     assert frontier["y"] == sorted(frontier["y"], reverse=True)
@@ -103,7 +96,7 @@ def test_selections_change_the_figures(visit):
     page = visit("rates")
     assert any(
         "learning rate 0.001, best of 2 on validation data" in str(trace["hovertext"])
-        for trace in points(page, "width-panels")
+        for trace in points(page, "quality-panels")
     )
     page.locator("#cost-controls select[name=width]").select_option("32")
     assert {len(trace["x"]) for trace in points(page, "cost-panels")[1::2]} == {1}
@@ -112,12 +105,12 @@ def test_selections_change_the_figures(visit):
     page.locator("#cost-controls select[name=setting]").select_option("N=64, 4 pairs")
     assert page.locator("#cost-panels .js-plotly-plot").count() == 4
 
-    before = len(points(page, "curve-panels"))
-    tokens = points(page, "curve-panels")[0]["x"]
-    page.locator("#curve-controls select[name=along]").select_option("step")
-    assert points(page, "curve-panels")[0]["x"] == [value / 4096 for value in tokens]
-    page.locator("#curve-controls select[name=rate]").select_option("all")
-    assert len(points(page, "curve-panels")) > before
+    before = len(points(page, "curves-panels"))
+    tokens = points(page, "curves-panels")[0]["x"]
+    page.locator("#curves-controls select[name=along]").select_option("step")
+    assert points(page, "curves-panels")[0]["x"] == [value / 4096 for value in tokens]
+    page.locator("#curves-controls select[name=rate]").select_option("all")
+    assert len(points(page, "curves-panels")) > before
 
 
 def test_the_state_axis_can_count_as_published(recall):
@@ -133,35 +126,35 @@ def test_the_state_axis_can_count_as_published(recall):
 
 def test_generation_is_drawn_and_ends_where_it_must(recall):
     page = recall
-    speed = {trace["name"]: trace for trace in points(page, "generation-panels")}
+    speed = {trace["name"]: trace for trace in points(page, "decoding-panels")}
     assert speed["attention"]["x"] == [64, 256, 1024]
     assert speed["hyena"]["x"] == [64]
     assert "context of 64 tokens" in speed["hyena"]["hovertext"][0]
-    ends = page.locator("#figure-generation .notes")
+    ends = page.locator("#figure-decoding .notes")
     expect(ends).to_contain_text("hyena goes no further in N=64, 4 pairs: Hyena reads at most 64 tokens")
-    assert "–" in column(page, "decode_1024")
-    page.locator("#generation-controls select[name=width]").select_option("")
-    assert len(points(page, "generation-panels")) == 2 * len(speed)
+    assert "–" in column(page, "decoding tokens_per_second at 1024")
+    page.locator("#decoding-controls select[name=width]").select_option("")
+    assert len(points(page, "decoding-panels")) == 2 * len(speed)
 
 
 def test_without_timed_decoding_there_is_no_such_figure(visit):
     page = visit("untimed")
-    assert page.locator("#figure-generation").count() == 0
+    assert page.locator("#figure-decoding").count() == 0
     assert page.evaluate(PLOTS) == 2 + 4 + 2
-    assert page.locator("#cost-controls select[name=state]").is_hidden()
+    assert page.locator("#cost-controls select[name=state]").count() == 0
 
 
 def test_the_legend_hides_a_mixer_everywhere(recall):
     page = recall
     button = page.locator("#legend button", has_text="attention").first
-    drawn = len(points(page, "width-panels"))
+    drawn = len(points(page, "quality-panels"))
     button.focus()
     page.keyboard.press("Enter")
     expect(button).to_have_attribute("aria-pressed", "false")
-    assert len(points(page, "width-panels")) == drawn - 3  # its line, its crosses, its published line
+    assert len(points(page, "quality-panels")) == drawn - 3  # its line, its crosses, its published line
     assert "attention" not in column(page, "mixer")
     page.locator("#show-all").click()
-    assert len(points(page, "width-panels")) == drawn
+    assert len(points(page, "quality-panels")) == drawn
     page.locator("#show-none").click()
     expect(page.locator("#table-count")).to_have_text("0 of 64 runs")
 
@@ -195,7 +188,7 @@ def test_the_table_filters_and_unfolds_by_keyboard(recall):
     expect(row).to_have_attribute("aria-expanded", "true")
     expect(row).to_be_focused()
     detail = page.locator("#table .unfolded")
-    for text in ("RuntimeError: out of memory", '"mixer": "mamba2"', "gatework compare recall"):
+    for text in ("RuntimeError: out of memory", '"candidate": "mamba2"', "gatework compare recall"):
         expect(detail).to_contain_text(text)
     page.keyboard.press("Enter")
     expect(detail).to_have_count(0)
@@ -207,8 +200,8 @@ def test_dark_and_light_differ_and_follow_the_system(recall):
     def colours() -> list[str]:
         return page.evaluate(
             "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,"
-            " document.querySelector('#width-panels .plot').data[0].line.color,"
-            " document.querySelector('#width-panels .plot').layout.font.color]"
+            " document.querySelector('#quality-panels .plot').data[0].line.color,"
+            " document.querySelector('#quality-panels .plot').layout.font.color]"
         )
 
     light = colours()
@@ -249,12 +242,12 @@ def test_names_from_files_do_nothing(visit):
     page = visit("evil", width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.locator("#table .unfold").first.click()
-    point = page.locator("#width-panels .scatterlayer .point").first
+    point = page.locator("#quality-panels .scatterlayer .point").first
     point.scroll_into_view_if_needed()
     point.hover(force=True)
-    expect(page.locator("#width-panels .hoverlayer")).to_contain_text("<b>x</b><img src=x")
-    curve = page.evaluate("document.querySelector('#curve-panels .plot').data.map((trace) => trace.meta)")
-    page.locator("#curve-controls select[name=width]").select_option("")
+    expect(page.locator("#quality-panels .hoverlayer")).to_contain_text("<b>x</b><img src=x")
+    curve = page.evaluate("document.querySelector('#curves-panels .plot').data.map((trace) => trace.meta)")
+    page.locator("#curves-controls select[name=width]").select_option("")
     assert curve is not None
     assert page.evaluate("window.hacked") is None
     assert page.locator("main img").count() == 0

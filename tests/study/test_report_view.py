@@ -52,10 +52,10 @@ def view(page: Page) -> dict[str, list[str]]:
 
 def change_everything(page: Page) -> None:
     page.locator("#legend button", has_text="base_conv+attention").click()
-    page.locator("#width-controls input[name=published]").uncheck()
+    page.locator("#quality-controls input[name=published]").uncheck()
     page.locator("#cost-controls select[name=setting]").select_option("")
     page.locator("#cost-controls select[name=width]").select_option("32")
-    page.locator("#curve-controls select[name=along]").select_option("step")
+    page.locator("#curves-controls select[name=along]").select_option("step")
     page.locator("#table-controls select[name=status]").select_option("finished")
     page.locator("#table-filter").fill("seed 1")
     page.locator("#table th[data-key=loss] button").click()
@@ -67,13 +67,13 @@ def change_everything(page: Page) -> None:
 def state(page: Page) -> list[object]:
     return [
         page.locator("#legend button[aria-pressed=false]").all_inner_texts(),
-        page.locator("#width-controls input").is_checked(),
-        page.evaluate("['cost-controls', 'curve-controls', 'table-controls'].map(selectionOf)"),
+        page.locator("#quality-controls input").is_checked(),
+        page.evaluate("['cost-controls', 'curves-controls', 'table-controls'].map(selectionOf)"),
         page.locator("#table-filter").input_value(),
         page.locator("#table th[aria-sort=descending]").all_inner_texts(),
         page.locator("#table .unfolded").all_inner_texts(),
         page.evaluate("[chosenTheme(), getComputedStyle(document.body).backgroundColor]"),
-        [len(points(page, plot)) for plot in ("width-panels", "cost-panels", "curve-panels")],
+        [len(points(page, plot)) for plot in ("quality-panels", "cost-panels", "curves-panels")],
         column(page, "loss"),
     ]
 
@@ -176,25 +176,25 @@ def test_the_reader_chooses_the_colours(page):
 
 
 def test_published_results_are_a_switch(page):
-    names = {trace["name"] for trace in points(page, "width-panels")}
+    names = {trace["name"] for trace in points(page, "quality-panels")}
     assert {"attention, published", "hyena, published", "attention", "hyena"} <= names
-    ticks = "document.querySelector('#width-panels .plot').layout.xaxis.ticktext"
+    ticks = "document.querySelector('#quality-panels .plot').layout.xaxis.ticktext"
     assert page.evaluate(ticks) == ["32", "64", "128", "256", "512"]
     looks = page.evaluate(
-        "document.querySelector('#width-panels .plot').data"
+        "document.querySelector('#quality-panels .plot').data"
         ".filter((trace) => trace.name?.includes('published'))"
         ".map((trace) => [trace.marker.symbol, trace.line.dash])"
     )
     assert len(looks) == 2
     assert all(symbol.endswith("-open") and dash == "dash" for symbol, dash in looks)
-    page.locator("#width-controls input").focus()
+    page.locator("#quality-controls input").focus()
     page.keyboard.press("Space")
-    assert not any("published" in str(trace["name"]) for trace in points(page, "width-panels"))
+    assert not any("published" in str(trace["name"]) for trace in points(page, "quality-panels"))
     assert page.evaluate(ticks) == ["32", "64"]
 
 
 @pytest.mark.parametrize(
-    ("plot", "index", "theme"), [("width", 0, "dark"), ("cost", 1, "light"), ("curve", 0, "dark")]
+    ("plot", "index", "theme"), [("quality", 0, "dark"), ("cost", 1, "light"), ("curves", 0, "dark")]
 )
 def test_figures_are_saved_by_keyboard(page, tmp_path, plot, index, theme):
     page.locator("#theme span", has_text=theme.capitalize()).click()

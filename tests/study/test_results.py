@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatework.files import FileError
-from gatework.study.results import ResultStore, check_result, finite_json, no_metrics, write_table
+from gatework.study.results import (
+    RESULT_FORMAT,
+    ResultStore,
+    check_result,
+    finite_json,
+    no_metrics,
+    write_table,
+)
 from tests.study.fakes import make_study, result_of
 
 ROW = {"context": 64, "tokens_per_second": 800.5, "state_bytes": 1024}
@@ -38,13 +45,18 @@ def test_what_is_written_is_read(store, run):
     assert store.read(run.run_id)["status"] == "failed"
 
 
-def test_a_result_from_before_decoding_was_timed_is_read(store, run):
-    older = {key: value for key, value in result_of(run.to_json()).items() if key != "decoding"}
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_result_of_an_older_format_is_read(store, run, number):
+    older = {key: value for key, value in result_of(run.to_json()).items() if key != "scaling"}
+    decoding = {"measured": [ROW], "stopped": None}
+    older |= {"format": f"gatework.result/{number}"} | ({"decoding": decoding} if number == 3 else {})
     path = store.path(run.run_id)
-    path.write_text(json.dumps(older | {"format": "gatework.result/2"}))
-    assert store.read(run.run_id)["status"] == "finished"
     path.write_text(json.dumps(older))
-    with pytest.raises(FileError, match="it lacks decoding"):
+    found = store.read(run.run_id)
+    assert found["format"] == RESULT_FORMAT
+    assert found["scaling"] == ({"decoding": decoding} if number == 3 else {})
+    path.write_text(json.dumps(older | {"format": RESULT_FORMAT}))
+    with pytest.raises(FileError, match="it lacks scaling"):
         store.read(run.run_id)
 
 
@@ -69,7 +81,7 @@ def test_strays_of_a_killed_writer_are_deleted_and_nothing_else(store, tmp_path)
     [
         (
             {"format": "wandb/9"},
-            "format must be 'gatework.result/3' or 'gatework.result/2', got 'wandb/9'",
+            "format must be 'gatework.result/4' or 'gatework.result/2' or 'gatework.result/3', got 'wandb/9'",
         ),
         ({"run_id": "0" * 16}, "run_id must be the hash of its spec"),
         ({"status": "great"}, "status must be one of finished, diverged, failed, got 'great'"),
@@ -99,12 +111,13 @@ def test_strays_of_a_killed_writer_are_deleted_and_nothing_else(store, tmp_path)
         ({"curve": {}}, "curve must be a list or null"),
         ({"curve": [3]}, "curve must be an object"),
         ({"environment": "linux"}, "environment must be an object or null"),
-        ({"decoding": []}, "decoding must hold measured and stopped"),
-        ({"decoding": {"measured": 3, "stopped": None}}, "measured must be a list"),
-        ({"decoding": {"measured": [], "stopped": 3}}, "stopped must be text or null"),
-        ({"decoding": {"measured": [{"context": 64}], "stopped": None}}, "at each context, got"),
-        ({"decoding": {"measured": [ROW | {"context": 6.5}], "stopped": None}}, "at each context, got"),
-        ({"decoding": {"measured": [ROW | {"state_bytes": math.inf}], "stopped": None}}, "finite number"),
+        ({"scaling": []}, "scaling must be an object"),
+        ({"scaling": {"decoding": []}}, "decoding must hold measured and stopped"),
+        ({"scaling": {"decoding": {"measured": 3, "stopped": None}}}, "measured must be a list"),
+        ({"scaling": {"decoding": {"measured": [], "stopped": 3}}}, "stopped must be text or null"),
+        ({"scaling": {"decoding": {"measured": [ROW, {"context": 64}], "stopped": None}}}, "at each point"),
+        ({"scaling": {"pixels": {"measured": [{"size": math.inf}], "stopped": None}}}, "finite number"),
+        ({"decoding": {"measured": [{"context": 64}], "stopped": None}}, "decoding must hold context"),
     ],
 )
 def test_invalid_results_are_neither_written_nor_read(store, run, change, message):
@@ -176,7 +189,7 @@ def test_a_replaced_value_is_an_error_or_can_be_stored(scratch, data, value):
     store, run = scratch
     result = result_of(run.to_json())
     key = data.draw(st.sampled_from(sorted(result)))
-    if isinstance(result[key], dict) and data.draw(st.booleans()):
+    if isinstance(result[key], dict) and result[key] and data.draw(st.booleans()):
         result[key][data.draw(st.sampled_from(sorted(result[key])))] = value
     else:
         result[key] = value
@@ -201,10 +214,10 @@ def test_numbers_that_are_not_finite_become_null():
 
 
 def test_table_has_one_line_per_run_of_the_grid(tmp_path):
-    study = make_study(tmp_path / "traces", deeds=("finish", 'a, "b"\nc'), widths=[8, 16])
+    study = make_study(tmp_path / "traces", deeds=("finish", 'a, "b"\nc'), sizes=[8, 16])
     results = {run.run_id: result_of(run.to_json()) for run in study.runs[:2]}
-    results[study.runs[0].run_id]["decoding"] = {"measured": [ROW], "stopped": None}
-    write_table(tmp_path / "runs.csv", study.runs, results)
+    results[study.runs[0].run_id]["scaling"] = {"decoding": {"measured": [ROW], "stopped": None}}
+    write_table(tmp_path / "runs.csv", study, results)
     with (tmp_path / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["run_id"] for row in rows] == [run.run_id for run in study.runs]

@@ -10,19 +10,25 @@ from hypothesis import strategies as st
 
 from gatework.files import FileError
 from gatework.study.spec import Quality, RunSpec, StudySpec, canonical_json, spec_hash
+from gatework.tasks.declaration import Axis, Declaration, Unit
+from gatework.tasks.language import LANGUAGE
 
 SPEC = {
     "task": "recall",
     "setting": {"length": 64, "num_kv_pairs": 4},
     "setting_name": "N=64, 4 pairs",
-    "mixer": "base_conv+attention",
-    "layers": [{"name": "base_conv", "kernel_size": 3}, {"name": "attention", "num_heads": 1}],
-    "width": 32,
+    "candidate": "base_conv+attention",
+    "definition": [{"name": "base_conv", "kernel_size": 3}, {"name": "attention", "num_heads": 1}],
+    "size": 32,
     "learning_rate": 0.003,
     "seed": 0,
     "training": {"batch_size": 64, "steps": 100},
     "model": {"channel_mixer": "identity"},
 }
+#: The same as formats 2 and 3 wrote it.
+OLD_NAMES = {"candidate": "mixer", "definition": "layers", "size": "width"}
+OLD_SPEC = {OLD_NAMES.get(name, name): value for name, value in SPEC.items()}
+WORDS = LANGUAGE.to_json()
 plain = st.recursive(
     st.none()
     | st.booleans()
@@ -41,6 +47,7 @@ def study(**changes):
         "command": "gatework compare recall",
         "title": "Recall",
         "quality": Quality(name="accuracy", better="higher", chance=0.01, range=(0.0, 1.0)),
+        "declaration": LANGUAGE,
         "runs": [RunSpec.from_json(SPEC), RunSpec.from_json(SPEC | {"seed": 1})],
         "notes": ["two seeds"],
     }
@@ -50,7 +57,8 @@ def study(**changes):
 def test_the_id_of_a_run_never_changes():
     # Another value here means that every stored study would be run again.
     assert RunSpec.from_json(SPEC).run_id == "cac4ceffdddd88b4"
-    text = json.dumps(SPEC, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    assert RunSpec.from_json(OLD_SPEC) == RunSpec.from_json(SPEC)
+    text = json.dumps(OLD_SPEC, sort_keys=True, separators=(",", ":"), allow_nan=False)
     assert RunSpec.from_json(SPEC).run_id == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -61,23 +69,24 @@ def test_identity_is_content(setting, seed, data):
     keys = data.draw(st.permutations(list(run.to_json())))
     again = RunSpec.from_json(json.loads(json.dumps({key: run.to_json()[key] for key in keys})))
     assert again == run
-    assert again.run_id == run.run_id == spec_hash(run.to_json())
+    assert again.run_id == run.run_id == spec_hash(run.identity())
     assert RunSpec.from_json(run.to_json() | {"seed": seed + 1}).run_id != run.run_id
 
 
 def test_equal_numbers_and_sequences_are_one_run():
     run = RunSpec.from_json(SPEC)
     assert replace(run, learning_rate=3e-3).run_id == run.run_id
-    assert replace(run, layers=tuple(run.layers)).run_id == run.run_id
+    assert replace(run, definition=tuple(run.definition)).run_id == run.run_id
     assert replace(run, learning_rate=1.0).to_json()["learning_rate"] == 1.0
 
 
 def test_what_is_measured_is_kept_and_decides_nothing():
-    timed = RunSpec.from_json(SPEC | {"decode_contexts": [64, 256]})
+    timed = RunSpec.from_json(SPEC | {"measure": {"decode_contexts": [64, 256]}})
     assert timed.run_id == RunSpec.from_json(SPEC).run_id
-    assert timed.to_json()["decode_contexts"] == [64, 256]
+    assert timed.to_json()["measure"] == {"decode_contexts": [64, 256]}
     assert RunSpec.from_json(timed.to_json()) == timed
-    assert "decode_contexts" not in RunSpec.from_json(SPEC).to_json()
+    assert RunSpec.from_json(OLD_SPEC | {"decode_contexts": [64, 256]}) == timed
+    assert "measure" not in RunSpec.from_json(SPEC).to_json()
 
 
 def test_later_changes_by_the_caller_do_not_reach_the_run():
@@ -85,34 +94,35 @@ def test_later_changes_by_the_caller_do_not_reach_the_run():
     run = replace(RunSpec.from_json(SPEC), setting=setting)
     before = run.run_id
     setting["length"] = 128
-    assert run.run_id == spec_hash(run.to_json()) == before
+    assert run.run_id == spec_hash(run.identity()) == before
 
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"width": 0}, ValueError, "width must be at least 1, got 0"),
-        ({"width": 8.5}, TypeError, "width must be an integer, got 8.5"),
-        ({"width": True}, TypeError, "width must be an integer, got True"),
+        ({"size": 0}, ValueError, "size must be at least 1, got 0"),
+        ({"size": 8.5}, TypeError, "size must be an integer, got 8.5"),
+        ({"size": True}, TypeError, "size must be an integer, got True"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be positive and finite, got nan"),
         ({"learning_rate": 10**400}, ValueError, "learning_rate must be positive and finite"),
         ({"learning_rate": 0}, ValueError, "learning_rate must be positive"),
         ({"learning_rate": "fast"}, TypeError, "learning_rate must be a number, got 'fast'"),
-        ({"mixer": ""}, ValueError, "mixer must not be empty"),
+        ({"candidate": ""}, ValueError, "candidate must not be empty"),
         ({"task": 3}, TypeError, "task must be text"),
-        ({"layers": []}, ValueError, "layers must hold at least one"),
-        ({"layers": "attention"}, TypeError, "layers must be a list"),
-        ({"layers": [{"num_heads": 1}]}, TypeError, "object with a 'name'"),
+        ({"definition": []}, ValueError, "definition must say what is built"),
+        ({"definition": "attention"}, TypeError, "definition must be an object, or a list"),
+        ({"definition": [{"num_heads": 1}]}, TypeError, "object with a 'name'"),
         ({"setting": [1]}, TypeError, "setting must be a mapping"),
         ({"setting": {"a": float("inf")}}, ValueError, "setting must be plain, finite JSON"),
         ({"setting": {"a": object()}}, TypeError, "setting must be plain, finite JSON"),
         ({"training": {4: 1}}, TypeError, "keys must be text, not 4"),
-        ({"decode_contexts": 64}, TypeError, "decode_contexts must be a list of lengths, got 64"),
-        ({"decode_contexts": ["64"]}, TypeError, "decode_contexts must be an integer, got '64'"),
-        ({"decode_contexts": [1]}, ValueError, "decode_contexts must be at least 2, got 1"),
-        ({"decode_contexts": [64, 64]}, ValueError, "decode_contexts must grow, got 64 after 64"),
+        ({"measure": [64]}, TypeError, r"measure must be a mapping, got \[64\]"),
+        ({"measure": {"sizes": 64}}, TypeError, "sizes must be a list, got 64"),
+        ({"measure": {"sizes": ["64"]}}, TypeError, "sizes must be an integer, got '64'"),
+        ({"measure": {"sizes": [0]}}, ValueError, "sizes must be at least 1, got 0"),
+        ({"measure": {"sizes": [64, 64]}}, ValueError, "sizes must grow, got 64 after 64"),
         ({"colour": "red"}, ValueError, "unknown keys 'colour'"),
     ],
 )
@@ -125,8 +135,10 @@ def test_bad_runs_are_refused(change, error, message):
 def test_what_is_no_spec_is_refused():
     with pytest.raises(TypeError, match="spec must be an object, got 3"):
         RunSpec.from_json(3)
+    with pytest.raises(ValueError, match="spec lacks definition, size"):
+        RunSpec.from_json({key: SPEC[key] for key in SPEC if key not in ("definition", "size")})
     with pytest.raises(ValueError, match="spec lacks layers, width"):
-        RunSpec.from_json({key: SPEC[key] for key in SPEC if key not in ("layers", "width")})
+        RunSpec.from_json({key: OLD_SPEC[key] for key in OLD_SPEC if key not in ("layers", "width")})
 
 
 def test_a_study_survives_its_file(tmp_path):
@@ -139,10 +151,22 @@ def test_a_study_survives_its_file(tmp_path):
     assert StudySpec.from_json(study(quality=Quality("bits", "lower")).to_json()).quality.range is None
 
 
-def test_a_study_from_before_decoding_was_timed_is_read(tmp_path):
-    older = study().to_json() | {"format": "gatework.study/2"}
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_study_from_before_tasks_were_declared_is_read(tmp_path, number):
+    older = {name: value for name, value in study().to_json().items() if name != "declaration"}
+    older |= {"format": f"gatework.study/{number}", "runs": [OLD_SPEC, OLD_SPEC | {"seed": 1}]}
     (tmp_path / "study.json").write_text(json.dumps(older))
-    assert [list(run.decode_contexts) for run in StudySpec.read(tmp_path).runs] == [[], []]
+    found = StudySpec.read(tmp_path)
+    assert found.runs == study().runs
+    assert found.declaration == LANGUAGE
+
+
+def test_a_study_of_a_task_that_is_not_installed_keeps_its_words(tmp_path):
+    words = Declaration(Axis("model"), Axis("size", title="pixels"), Unit("image"))
+    runs = [RunSpec.from_json(SPEC | {"task": "pictures"})]
+    first = study(task="pictures", runs=runs, declaration=words, budget_kind="images")
+    (tmp_path / "study.json").write_text(json.dumps(first.to_json()))
+    assert StudySpec.read(tmp_path).declaration == words
 
 
 @pytest.mark.bad_input
@@ -151,13 +175,13 @@ def test_a_study_from_before_decoding_was_timed_is_read(tmp_path):
     [
         (
             {"format": "gatework.study/9"},
-            "format must be 'gatework.study/3' or 'gatework.study/2', got 'gatework.study/9'",
+            "format must be 'gatework.study/4' or 'gatework.study/2' or 'gatework.study/3', got 'gatework",
         ),
         ({"runs": []}, "runs must hold at least one run"),
         ({"runs": [SPEC, SPEC]}, "runs must differ, got twice: base_conv"),
         ({"runs": [SPEC | {"task": "text"}]}, "task 'recall', got 'text'"),
         ({"runs": {}}, "runs must be a list"),
-        ({"runs": [SPEC | {"width": None}]}, "width must be an integer"),
+        ({"runs": [SPEC | {"size": None}]}, "size must be an integer"),
         ({"notes": "one"}, "notes must be a list"),
         ({"notes": [1]}, "notes must be a list of texts"),
         ({"plugins": "mine"}, "plugins must be a list"),
@@ -166,6 +190,14 @@ def test_a_study_from_before_decoding_was_timed_is_read(tmp_path):
         ({"quality": None}, "quality must be an object"),
         ({"quality": {"name": "accuracy"}}, "quality lacks better, chance, range, unit"),
         ({"extra": 1}, "unknown keys 'extra'"),
+        ({"declaration": None}, "declaration must be an object with candidates, sizes"),
+        (
+            {"declaration": WORDS | {"unit": {"name": "token"}}},
+            "declaration.unit must be an object with name",
+        ),
+        ({"declaration": WORDS | {"lean": 3}}, "declaration.lean must be of type str, got 3"),
+        ({"declaration": WORDS | {"lean": "luck"}}, "lean must be one of parameters, state_bytes"),
+        ({"declaration": WORDS | {"sections": "all"}}, "declaration.sections must be a list"),
     ],
 )
 def test_a_broken_study_file_is_refused(tmp_path, change, message):

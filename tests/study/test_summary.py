@@ -6,6 +6,7 @@ import pytest
 
 from gatework.study.spec import StudySpec
 from gatework.study.summary import Spread, summarise
+from gatework.tasks.language import LANGUAGE
 from tests.study.synthetic_studies import ACCURACY, BITS, result_of, run_spec
 
 
@@ -23,7 +24,7 @@ def summary_of(*runs, quality=ACCURACY):
         if status == "finished":
             result["metrics"] |= {"quality": outcome, "validation_quality": outcome}
         results[spec.run_id] = result
-    study = StudySpec("s", "recall", "gatework compare recall", "title", quality, specs)
+    study = StudySpec("s", "recall", "gatework compare recall", "title", quality, LANGUAGE, specs)
     return summarise(study, results)
 
 
@@ -83,7 +84,7 @@ def test_only_finished_runs_have_a_quality():
     (cell,) = summary.cells
     assert cell.quality is None
     assert [summary.count(status) for status in ("finished", "diverged", "failed", "missing")] == [0, 1, 1, 1]
-    assert summary.candidates == []
+    assert summary.choices == []
 
 
 def test_a_diverged_run_that_stored_a_number_is_not_averaged():
@@ -99,7 +100,7 @@ def test_a_diverged_run_that_stored_a_number_is_not_averaged():
     assert again.cells[0].validation == Spread(0.5, 0.5, 0.5, 1)
 
 
-def test_a_candidate_has_every_setting():
+def test_a_choice_has_every_setting():
     summary = summary_of(
         ("easy", "a", 8, 0.1, 0, 0.9),
         ("hard", "a", 8, 0.1, 0, 0.5),
@@ -108,18 +109,18 @@ def test_a_candidate_has_every_setting():
         ("easy", "c", 8, 0.1, 0, 1.0),
         ("hard", "c", 8, 0.1, 0, "diverged"),
     )
-    assert [(entry.mixer, entry.quality.mean) for entry in summary.candidates] == [("a", 0.7)]
+    assert [(entry.candidate, entry.quality.mean) for entry in summary.choices] == [("a", 0.7)]
     assert summary.unstable == [("c", 8)]
 
 
-def test_a_mixer_that_was_never_given_a_setting_is_no_candidate():
+def test_what_was_never_given_a_setting_is_no_choice():
     summary = summary_of(
         ("easy", "a", 8, 0.1, 0, 0.9), ("hard", "a", 8, 0.1, 0, 0.5), ("easy", "b", 8, 0.1, 0, 1)
     )
-    assert [entry.mixer for entry in summary.candidates] == ["a"]
+    assert [entry.candidate for entry in summary.choices] == ["a"]
 
 
-def test_the_spread_of_a_candidate_is_that_of_seeds_averaged_over_settings():
+def test_the_spread_of_a_choice_is_that_of_seeds_averaged_over_settings():
     summary = summary_of(
         ("easy", "a", 8, 0.1, 0, 0.8),
         ("easy", "a", 8, 0.1, 1, 0.6),
@@ -127,26 +128,26 @@ def test_the_spread_of_a_candidate_is_that_of_seeds_averaged_over_settings():
         ("hard", "a", 8, 0.1, 1, 0.4),
     )
     # each seed averages to 0.5: the spread within a setting says nothing about the choice
-    assert summary.candidates[0].quality == Spread(0.5, 0.5, 0.5, 2, 0.0)
+    assert summary.choices[0].quality == Spread(0.5, 0.5, 0.5, 2, 0.0)
 
 
 @pytest.mark.parametrize(("quality", "order"), [(ACCURACY, ["b", "a"]), (BITS, ["a", "b"])])
-def test_candidates_come_best_first(quality, order):
+def test_choices_come_best_first(quality, order):
     summary = summary_of(("a", 8, 0.1, 0, 0.4), ("b", 8, 0.1, 0, 0.6), quality=quality)
-    assert [entry.mixer for entry in summary.candidates] == order
+    assert [entry.candidate for entry in summary.choices] == order
 
 
 def test_costs_that_were_not_measured_everywhere_are_unknown():
     summary = summary_of(("easy", "a", 8, 0.1, 0, 0.9), ("hard", "a", 8, 0.1, 0, 0.5))
-    assert summary.candidates[0].state_bytes == 100 * 8
+    assert summary.choices[0].costs["state_bytes"] == 100 * 8
     flops = [run.cost("training_flops") for run in summary.runs]
-    assert summary.candidates[0].training_flops == max(flops) > 0
+    assert summary.choices[0].costs["training_flops"] == max(flops) > 0
     results = {run.spec.run_id: dict(run.result) for run in summary.runs}
     results[summary.runs[0].spec.run_id]["cost"] = None
     again = summarise(summary.study, results)
-    assert again.candidates[0].state_bytes is None
-    assert again.candidates[0].tokens_per_second is None
-    assert again.candidates[0].training_flops is None
+    assert again.choices[0].costs["state_bytes"] is None
+    assert again.choices[0].rate is None
+    assert again.choices[0].costs["training_flops"] is None
 
 
 def test_results_of_another_grid_are_counted_and_left_out():

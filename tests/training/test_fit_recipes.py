@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gatework.cli import main
-from gatework.training.evaluate import make_model, make_task
 from gatework.training.recipe import read_recipe
+from gatework.training.trained import make_task
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "fit").glob("*.yaml"))
 
@@ -18,7 +18,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "fit").glob("*.yaml"))
 def test_a_recipe_could_start(path):
     recipe = read_recipe(path)
     task = make_task(recipe)
-    assert make_model(recipe, task).num_parameters() < 400_000
+    assert task.build_model(recipe.model).num_parameters() < 400_000
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from gatework.cli import main
 from gatework.models.language.decoder import DecoderBlock, GateworkConfig, GateworkForCausalLM
 from gatework.models.language.zoology_language_models import ZOOLOGY_LANGUAGE_MODELS
 from gatework.tasks import create_task
+from gatework.tasks.next_token import NextTokenModule
+from gatework.tasks.task import Training
 from gatework.training.options import TrainerOptions
 from gatework.training.recipe import read_recipe
 from gatework.training.trainer import _strategy
@@ -126,9 +128,10 @@ def test_the_command_of_the_page_trains_a_recipe(tmp_path, monkeypatch):
 
 
 def test_fsdp_shards_by_block():
-    strategy = _strategy(TrainerOptions(accelerator="cuda", devices=2, strategy="fsdp"))
-    policy = strategy.kwargs["auto_wrap_policy"]
     network = GateworkForCausalLM(GateworkConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3))
+    module = NextTokenModule(network, Training(), 0.1)
+    options = TrainerOptions(accelerator="cuda", devices=2, strategy="fsdp")
+    policy = _strategy(options, module.sharded_blocks()).kwargs["auto_wrap_policy"]
     units = [module for module in network.modules() if policy(module, recurse=False, nonwrapped_numel=0)]
     assert units == list(network.model.layers)
     assert all(isinstance(unit, DecoderBlock) for unit in units)

@@ -104,6 +104,7 @@ model:
   mlp_ratio: {model.model_options["mlp_ratio"]}  # {model.mlp_width} channels
   tie_word_embeddings: {str(model.tied).lower()}
   pad_vocab_size_multiple: {model.model_options["pad_vocab_size_multiple"]}
+  residual_init: {model.model_options["residual_init"]}  # initial weights as in Zoology's code
 learning_rate: {schedule.learning_rate}
 training:
   steps: {steps}  # {model.billion_tokens} billion tokens, {tokens_per_step:,} a step

@@ -1,4 +1,7 @@
-"""The command line: ``gatework COMMAND``. Each command is one module with ``add_arguments`` and ``run``."""
+"""The command line: ``gatework COMMAND``. Each command is one module with ``add_arguments`` and ``run``.
+
+``add_arguments`` is also given the words of the command: what can be chosen may depend on the task in them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from gatework.registry import load_entry_points, load_plugins, suggestion
 #: Commands, what they do, and where they are; a module is imported only when its command runs.
 COMMANDS = {
     "compare": (
-        "train several token mixers on one task and write a page that compares them",
+        "train several mixers or models on one task and write a page that compares them",
         "gatework.cli.compare",
     ),
     "run": ("execute one run of a planned study, as schedulers do", "gatework.cli.run"),
@@ -27,7 +30,7 @@ COMMANDS = {
     "bench": ("measure operators on this machine, checked before they are timed", "gatework.cli.bench"),
     "list": ("list mixers and tasks", "gatework.cli.list"),
 }
-_WITH_PLUGINS = {"compare", "run", "fit", "validate", "predict", "evaluate"}
+_WITH_PLUGINS = {"compare", "run", "report", "fit", "validate", "predict", "evaluate", "list"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plugins = _load_named_plugins(argv[1:]) if name in _WITH_PLUGINS else []
         if name == "list":
             load_entry_points()
-        module.add_arguments(parser)
+        module.add_arguments(parser, argv[1:])
         arguments = parser.parse_args(argv[1:])
         if plugins != _plugins_in(arguments):
             raise ValueError("plugin runs code: name it on the command line with --plugin, never in a file")

@@ -53,7 +53,7 @@ once: killed or interrupted, the same command measures the rest. Lists are writt
 gatework bench attention --masks [causal,window] --lengths [4096,8192] --passes [forward,both]"""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the kinds of benchmarks and their arguments."""
     kinds = parser.add_subcommands(required=False, dest="kind", metavar="KIND")
     attention = ArgumentParser(description=" ".join(_DESCRIPTION.split()), exit_on_error=False)

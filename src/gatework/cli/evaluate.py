@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from gatework.cli.bench_options import spellings
+from gatework.cli import add_plugin_argument
+from gatework.cli.dataclass_options import add_dataclass_options
+from gatework.evaluation.slice_options import SliceOptions
 
 if TYPE_CHECKING:
     from gatework.data.ar_slices import Slice
-    from gatework.training.slice_report import SliceReport
+    from gatework.evaluation.slice_report import SliceReport
 
 #: What can be evaluated, and what that is.
 KINDS = {
@@ -28,17 +30,15 @@ hits. For instance: gatework evaluate ar-slices runs/fit/mamba stdlib --base run
 _HEAD: dict[Slice, str] = {"overall": "all", "ar_hits": "AR hits", "other": "other"}
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the kinds of evaluations and their arguments."""
     kinds = parser.add_subcommands(required=False, dest="kind", metavar="KIND")
     slices = ArgumentParser(description=_DESCRIPTION, exit_on_error=False)
-    _add_text(slices)
-    _add_slices(slices)
-    _add_computing(slices)
+    _add_slice_arguments(slices)
     kinds.add_subcommand("ar-slices", slices, help=KINDS["ar-slices"])
 
 
-def _add_text(parser: ArgumentParser) -> None:
+def _add_slice_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model",
         type=str,
@@ -47,53 +47,15 @@ def _add_text(parser: ArgumentParser) -> None:
     parser.add_argument(
         "text", type=str, nargs="?", default="stdlib", help="file or folder of text; stdlib by default"
     )
-    _add(parser, "base", str, "second model, attention as a rule, for the gap; with the same tokenizer")
-    _add(parser, "train", str, "text whose bigrams are counted; by default the train split of TEXT")
-    _add(parser, "split", str, "validation, test (default) or, with --train, train or all (default)")
-    _add(parser, "suffixes", list[str], "take only files of a folder whose names end so: [.txt,.md]")
-    _add(parser, "max_bytes", int, "use no more of a text than this: whole documents")
-    _add(parser, "dataset", str, "name or path for datasets.load_dataset, in place of TEXT")
-    _add(parser, "dataset_config", str, "its configuration")
-    parser.add_argument(*spellings("dataset_split"), type=str, default="train", help="its split that is read")
-    parser.add_argument(*spellings("text_column"), type=str, default="text", help="its column of text")
-    _add(parser, "cache", str, "folder that keeps the tokens, for texts larger than the memory")
-    _add(parser, "tokenizer", str, "name, path or bytes; the model's own by default")
-
-
-def _add_slices(parser: ArgumentParser) -> None:
-    _add(parser, "max_train_count", int, "rare is what training shows at most so often; 1250 of 1e10 tokens")
-    _add(parser, "ar_share", float, "choose it so that this share of the scored tokens is AR hits: 0.064")
-    _add(parser, "length", int, "tokens of a context; what the models take by default, and at most 1024")
     parser.add_argument(
-        "--packing",
-        type=str,
-        default="windows",
-        help="windows: the text in stretches of equal length; documents: each document on its own",
+        "--base",
+        type=str | None,
+        default=None,
+        help="second model, attention as a rule, for the gap; with the same tokenizer",
     )
-    _add(parser, "max_tokens", int, "score about so many tokens, in contexts spread evenly over the text")
-
-
-def _add_computing(parser: ArgumentParser) -> None:
-    _add(parser, "batch_size", int, "contexts at a time; by the size of the vocabulary by default")
-    parser.add_argument(
-        "--dtype", type=str, default="float32", help="of the weights: float32, bfloat16 or float16"
-    )
-    _add(parser, "device", str, "cpu, cuda, ...; the GPU by default, if there is one")
-    parser.add_argument(
-        *spellings("trust_remote_code"), action="store_true", help="run code that comes with the model"
-    )
-    _add(parser, "json", str, "also write the numbers to this file")
-    parser.add_argument(
-        "--plugin",
-        type=str,
-        action="append",
-        default=[],
-        help="module that registers mixers of your own; may be repeated",
-    )
-
-
-def _add(parser: ArgumentParser, name: str, kind: Any, text: str) -> None:
-    parser.add_argument(*spellings(name), type=kind | None, default=None, help=text)
+    add_dataclass_options(parser, SliceOptions, switches=("trust_remote_code",))
+    parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
+    add_plugin_argument(parser)
 
 
 def run(arguments: Namespace, *, command: Sequence[str]) -> int:
@@ -111,13 +73,9 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     options = arguments[arguments.kind].as_dict()
     model, text, base, path = (options.pop(name) for name in ("model", "text", "base", "json"))
     del options["plugin"]
-    if options["suffixes"] is not None:
-        options["suffixes"] = tuple(options["suffixes"])
-    from gatework.files import write_json
-    from gatework.training.slice_options import SliceOptions
-
     chosen = SliceOptions(**options)
-    from gatework.training.slice_scores import evaluate_ar_slices
+    from gatework.evaluation.slice_scores import evaluate_ar_slices
+    from gatework.files import write_json
 
     report = evaluate_ar_slices(model, text, chosen, base=base, bar=sys.stderr.isatty())
     if path is not None:

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from gatework.cli.recipe_options import add_recipe_arguments, recipe_of
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's arguments; all but the plugins may stand in a YAML file."""
     add_recipe_arguments(parser)
     parser.add_argument("--output", type=str, default=None, help="directory, runs/fit/NAME by default")

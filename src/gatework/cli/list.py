@@ -9,6 +9,7 @@ from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
 
+from gatework.cli import add_plugin_argument
 from gatework.registry import MixerEntry, list_mixers, mixer_entry
 from gatework.tasks import list_tasks
 
@@ -16,10 +17,11 @@ _LINE = 120
 _LEGEND = "L: tokens read, d: channels; other names are options. State is counted in elements per sequence."
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's arguments."""
     parser.add_argument("kind", nargs="?", choices=["mixers", "tasks"], help="list only these")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    add_plugin_argument(parser)
 
 
 def run(arguments: Namespace, *, command: Sequence[str]) -> int:

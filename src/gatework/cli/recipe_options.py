@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import re
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from gatework.cli import add_plugin_argument
+from gatework.cli.dataclass_options import add_dataclass_options
 from gatework.cli.plain_values import PlainValue
 from gatework.training.callbacks import check_callbacks
 from gatework.training.options import FitTraining, TrainerOptions
@@ -33,12 +31,12 @@ def add_recipe_arguments(parser: ArgumentParser) -> None:
         "--model",
         type=dict[str, PlainValue],
         default={},
-        help="options of the model: mixers, hidden_size, num_hidden_layers, ... (GateworkConfig)",
+        help="options of the model, such as --model.hidden_size 64 for a task on tokens (GateworkConfig)",
     )
     parser.add_argument("--learning_rate", type=float, default=0.003, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data order and dropout")
-    _add_section(parser, "training", FitTraining)
-    _add_section(parser, "trainer", TrainerOptions)
+    add_dataclass_options(parser, FitTraining, prefix="training")
+    add_dataclass_options(parser, TrainerOptions, prefix="trainer")
     parser.add_argument(
         "--callbacks",
         type=list[PlainValue],
@@ -46,20 +44,6 @@ def add_recipe_arguments(parser: ArgumentParser) -> None:
         help="list of {class_path, init_args}, of Lightning's from a list or of a plugin's",
     )
     add_plugin_argument(parser)
-
-
-def _add_section(parser: ArgumentParser, section: str, kind: type[Any]) -> None:
-    """Add an option for each field of a dataclass, explained by its docstring."""
-    text = inspect.cleandoc(kind.__doc__ or "")
-    types = get_type_hints(kind)
-    group = parser.add_argument_group(f"{section}: {text.splitlines()[0].rstrip('.')}")
-    for field in dataclasses.fields(kind):
-        found = re.search(rf"^    {field.name}: (.+(?:\n {{5,}}.+)*)", text, re.MULTILINE)
-        assert found is not None, f"{kind.__name__}.{field.name} has no line under Attributes"
-        explained = " ".join(found[1].split())
-        group.add_argument(
-            f"--{section}.{field.name}", type=types[field.name], default=field.default, help=explained
-        )
 
 
 def add_weights_arguments(parser: ArgumentParser) -> None:
@@ -97,7 +81,7 @@ def recipe_and_weights(arguments: Any) -> tuple[Recipe, Path]:
         TypeError: If an option is unknown or has the wrong type.
         ValueError: If a value is impossible, or neither a training nor a recipe with weights is named.
     """
-    from gatework.training.evaluate import weights_of_run
+    from gatework.training.trained import weights_of_run
 
     if arguments.run is not None:
         if arguments.config or arguments.task is not None:

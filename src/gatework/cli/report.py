@@ -8,8 +8,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from gatework.cli import add_plugin_argument
 
-def add_arguments(parser: ArgumentParser) -> None:
+
+def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's arguments."""
     parser.add_argument("directory", type=str, help="directory of a study")
     parser.add_argument(
@@ -21,6 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="page to write; by default report.html in DIRECTORY, or comparison.html with --against",
     )
+    add_plugin_argument(parser)
 
 
 def run(arguments: Namespace, *, command: Sequence[str]) -> int:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from gatework.cli.recipe_options import add_recipe_arguments, add_weights_arguments, recipe_and_weights
 
+if TYPE_CHECKING:
+    from gatework.tasks.module import TaskModule
+    from gatework.tasks.task import Quality
 
-def add_arguments(parser: ArgumentParser) -> None:
+
+def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's arguments."""
     add_weights_arguments(parser)
     parser.add_argument("--split", choices=["validation", "test"], default="validation", help="which data")
@@ -23,13 +27,10 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     """Print a table of the scores."""
     recipe, weights = recipe_and_weights(arguments)
     from gatework.files import write_json
-    from gatework.training.evaluate import load_weights, make_model, make_task, score, split_batches
-    from gatework.training.options import FitTraining
+    from gatework.training.trained import make_task, score, split_batches, trained_module
 
     task = make_task(recipe)
-    model = make_model(recipe, task)
-    load_weights(model, weights)
-    module = task.module(model, FitTraining(), recipe.learning_rate)
+    module = trained_module(recipe, task, weights)
     scores = score(module, split_batches(task, arguments.split), recipe.trainer)
     if arguments.json is not None:
         record = {
@@ -41,13 +42,14 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
         }
         write_json(Path(arguments.json), record)
     title = f"{weights}, {arguments.split} data of task {recipe.task}"
-    print(_table(title, task.quality, scores, module.slice_measure))
+    print(_table(title, task.quality, scores, module))
     return 0
 
 
-def _table(title: str, quality: Any, scores: dict[str, Any], slice_measure: str) -> str:
-    rows = [(quality.name, scores["quality"]), ("loss (nats)", scores["loss"])]
-    rows += [(f"{slice_measure}, {name}", value) for name, value in sorted(scores["slices"].items())]
+def _table(title: str, quality: Quality, scores: dict[str, Any], module: TaskModule) -> str:
+    loss = f"loss ({module.loss_unit})" if module.loss_unit else "loss"
+    rows = [(quality.name, scores["quality"]), (loss, scores["loss"])]
+    rows += [(f"{module.slice_measure}, {name}", value) for name, value in sorted(scores["slices"].items())]
     rows += [(name, value) for name, value in scores.items() if name not in ("quality", "loss", "slices")]
     width = max(len(name) for name, _ in rows)
     return "\n".join([title, *(f"  {name:{width}}  {_number(value)}" for name, value in rows)])

@@ -130,21 +130,6 @@ def ar_hits(
     return torch.cat([hits.new_zeros(len(tokens), min(1, tokens.shape[1])), hits], dim=1)
 
 
-def repeated_tokens(
-    tokens: Int64[Tensor, "rows length"], seq_idx: Int64[Tensor, "rows length"] | None = None
-) -> Bool[Tensor, "rows length"]:
-    """Find the tokens that occurred earlier in their context.
-
-    Raises:
-        ValueError: If shapes differ.
-    """
-    _check_shapes(tokens=tokens, seq_idx=seq_idx)
-    contexts = _contexts(tokens.new_zeros(tokens.shape) if seq_idx is None else seq_idx).cpu().numpy()
-    found = [np.empty((0, tokens.shape[1]), dtype=bool)]
-    found += [_seen_before(tokens[rows].cpu().numpy(), contexts[rows]) for rows in _row_blocks(*tokens.shape)]
-    return torch.from_numpy(np.concatenate(found)).to(tokens.device)
-
-
 def max_train_count_for(
     share: float,
     inputs: Int64[Tensor, "rows length"],

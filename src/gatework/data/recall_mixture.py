@@ -197,48 +197,17 @@ def make_recall(
     raise TypeError(f"config must be a setting such as MQARConfig, got {config!r}")
 
 
-def make_mixture(
-    mixture: RecallMixture,
-    *,
-    mode: Mode = "fast",
-    compat: Compat | None = None,
-    filler: torch.Generator | None = None,
-) -> tuple[SegmentBatches, SegmentBatches]:
-    """Make the training and the test batches of ``mixture``.
-
-    Args:
-        mixture: The settings.
-        mode: Which generator makes MQAR, see :func:`~gatework.data.mqar.make_mqar`.
-        compat: ``"official"`` repeats the authors' errors: full-length slice lists of short batches, and
-            their forgetting task.
-        filler: Generator of the filler tokens of all segments, training before test, which equals the
-            authors' global one. Without it the filler of each segment follows from its seed.
-
-    Raises:
-        ValueError: If an argument is out of range, or ``filler`` is given for MQAR with ``mode="fast"``.
-    """
-    train_size, test_size = mixture.batch_sizes
-    train_seeds, test_seeds = mixture.segment_seeds
-
-    def segments(configs: Sequence[RecallConfig], seeds: list[int]) -> list[TokenSegment]:
-        pairs = zip(configs, seeds, strict=True)
-        return [make_recall(config, seed, mode=mode, compat=compat, filler=filler) for config, seed in pairs]
-
-    train = SegmentBatches(segments(mixture.train, train_seeds), train_size, compat=compat)
-    test = SegmentBatches(segments(mixture.test, test_seeds), test_size, compat=compat)
-    return train, test
-
-
 def make_split(
     mixture: RecallMixture, split: Split, *, mode: Mode = "fast", compat: Compat | None = None
 ) -> SegmentBatches:
-    """Make the batches of one split of ``mixture``: those of :func:`make_mixture` without a filler.
+    """Make the batches of one split of ``mixture``.
 
     Args:
         mixture: The settings.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         mode: Which generator makes MQAR, see :func:`~gatework.data.mqar.make_mqar`.
-        compat: ``"official"`` repeats the authors' errors.
+        compat: ``"official"`` repeats the authors' errors: full-length slice lists of short batches, and
+            their forgetting task.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -261,7 +230,7 @@ def batch_loader(batches: SegmentBatches, *, shuffle_seed: int | None = None) ->
     """Load whole batches, for a training loop or a Lightning trainer.
 
     Args:
-        batches: From :func:`make_mixture` or :func:`make_split`.
+        batches: From :func:`make_split`.
         shuffle_seed: Seed of a new order of the batches every epoch; None reads them in order, as the
             authors do. Rows never change their batch.
 

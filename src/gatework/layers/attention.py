@@ -48,6 +48,7 @@ class MultiHeadAttention(Mixer):
     """
 
     official_names: ClassVar[Mapping[str, str]] = {"Wqkv.weight": "qkv.weight", "Wqkv.bias": "qkv.bias"}
+    residual_outputs: ClassVar[tuple[str, ...]] = ("out_proj",)
     mask: Mask
     max_cached: int | None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ class Based(Mixer):
         is_causal: Whether a token sees only the past; a bidirectional layer has no ``step``.
         eps: Added to the sum of weights.
     """
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("proj_o",)
 
     def __init__(
         self,

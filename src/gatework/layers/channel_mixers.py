@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,7 +16,12 @@ class MLP(nn.Module):
     Args:
         dim: Number of channels.
         hidden_dim: Number of channels in between.
+
+    Attributes:
+        residual_outputs: As that of :class:`~gatework.layers.mixer.Mixer`.
     """
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("fc2",)
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -33,7 +40,12 @@ class GLU(nn.Module):
     Args:
         dim: Number of channels.
         hidden_dim: Number of channels in between.
+
+    Attributes:
+        residual_outputs: As that of :class:`~gatework.layers.mixer.Mixer`.
     """
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("fc3",)
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()

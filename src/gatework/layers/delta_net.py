@@ -7,6 +7,7 @@ Sources: arXiv:2406.06484 (section 3; the rule itself arXiv:2102.11174, section 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -27,6 +28,8 @@ _ACTIVATIONS = ("silu", "relu", "elu", "identity")
 
 class _DeltaRuleMixer(Mixer):
     """What both layers share: projections and convolutions, the rule with or without decay, norm and gate."""
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("o_proj",)
 
     def __init__(
         self,

@@ -56,6 +56,8 @@ class _LongFilterMixer(Mixer):
     Inputs longer than ``max_length`` are convolved with the same ``max_length`` taps.
     """
 
+    residual_outputs: ClassVar[tuple[str, ...]] = ()  # ends with the convolution
+
     def __init__(self, dim: int, max_length: int) -> None:
         super().__init__(dim)
         check_max_length(max_length)
@@ -181,6 +183,7 @@ class BaseConv(Mixer):
         "conv.conv.bias": "conv.bias",
         "conv.pos_emb.z": "conv.positions",
     }
+    residual_outputs: ClassVar[tuple[str, ...]] = ()  # ends with the product: the projection is a factor
 
     def __init__(
         self,

@@ -130,6 +130,7 @@ class H3(Mixer):
         "kernel.kernel.log_dt": "diagonal.log_dt",
         "D": "diagonal.D",
     }
+    residual_outputs: ClassVar[tuple[str, ...]] = ("output_linear",)
 
     def __init__(
         self,

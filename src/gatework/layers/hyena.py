@@ -59,6 +59,7 @@ class Hyena(Mixer):
         "filter_fn.pos_emb.t": "times",
         "filter_fn.modulation.deltas": "deltas",
     }
+    residual_outputs: ClassVar[tuple[str, ...]] = ("out_proj",)
     times: Tensor
     deltas: Tensor
 

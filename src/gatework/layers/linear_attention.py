@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -38,6 +40,8 @@ class LinearAttention(Mixer):
         is_causal: Whether a token sees only the past; a bidirectional layer has no ``step``.
         eps: Added to the sum of weights.
     """
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("proj_o",)
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class _Lookups(Mixer):
     """
 
     official_names: ClassVar[Mapping[str, str]] = {"Wqkv.weight": "qkv.weight", "Wqkv.bias": "qkv.bias"}
+    residual_outputs: ClassVar[tuple[str, ...]] = ("out_proj",)
 
     def __init__(self, dim: int, *, num_heads: int, qkv_bias: bool, dropout: float) -> None:
         super().__init__(dim)

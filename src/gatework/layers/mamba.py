@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,8 @@ class Mamba(Mixer):
         ValueError: If a size is below 1, ``dt_init`` is unknown, or the initial steps are not positive and
             in order.
     """
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("out_proj",)
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -41,6 +42,8 @@ class Mamba2(Mixer):
         dt_limit: Bounds of the step in use.
         a_init_range: Range that ``-A`` is drawn from.
     """
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("out_proj",)
 
     def __init__(
         self,

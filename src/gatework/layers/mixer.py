@@ -75,10 +75,15 @@ class Mixer(nn.Module):
         official_names: The authors' parameter names (theirs: ours) where they differ.
         reads_tokens: Whether :meth:`forward`, :meth:`prefill` and :meth:`step` also take the token ids, as
             the keyword ``tokens`` of shape ``(batch, length)`` (``(batch,)`` in a step).
+        residual_outputs: Dotted names of the submodules, ``nn.Linear`` layers, whose output is what the mixer
+            adds to the residual stream; a model shrinks their initial weights with its depth. Where these
+            start otherwise than PyTorch's, the layer's attribute ``draw_weight`` is the function that draws
+            them in place.
     """
 
     official_names: ClassVar[Mapping[str, str]] = {}
     reads_tokens: ClassVar[bool] = False
+    residual_outputs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -80,6 +80,7 @@ class NativeSparseAttention(Mixer):
             for what in ("weight", "bias")
         },
     }
+    residual_outputs: ClassVar[tuple[str, ...]] = ("o_proj",)
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class Retention(Mixer):
         "g_norm_swish_gate.weight": "norm.weight",
         "g_norm.weight": "norm.weight",
     }
+    residual_outputs: ClassVar[tuple[str, ...]] = ("o_proj",)
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,8 @@ class RWKV4(Mixer):
     Raises:
         ValueError: If ``num_layers`` is below 2, or ``layer_index`` is not one of the layers.
     """
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("output",)
 
     def __init__(self, dim: int, *, layer_index: int = 0, num_layers: int = 12) -> None:
         super().__init__(dim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,6 +32,8 @@ class RWKV5(MatrixMemory):
         layer_index: Depth of the layer, counted from 0, which the initial mixtures and decays follow.
         num_layers: Number of layers that the depth is relative to; the authors leave it at 12.
     """
+
+    residual_outputs: ClassVar[tuple[str, ...]] = ("output",)
 
     def __init__(
         self,

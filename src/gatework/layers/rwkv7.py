@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,8 @@ class RWKV7(MatrixMemory):
         norm_eps: Its epsilon, per channel of a head.
     """
 
+    residual_outputs: ClassVar[tuple[str, ...]] = ("o_proj",)
+
     def __init__(
         self,
         dim: int,
@@ -69,9 +72,10 @@ class RWKV7(MatrixMemory):
         self.g_norm = nn.GroupNorm(self.num_heads, dim, eps=self.head_dim * norm_eps, affine=norm_affine)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, gain=2**-2.5)
+                _draw_weight(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        setattr(self.o_proj, "draw_weight", _draw_weight)  # noqa: B010 (a model divides what this draws)
 
     def step(
         self, x: Float[Tensor, "batch channels"], state: State
@@ -129,6 +133,10 @@ class RWKV7(MatrixMemory):
         y = normalise_heads(y, self.g_norm) + present.transpose(1, 2).flatten(2)
         mixed: Tensor = self.o_proj(y.to(gate.dtype) * gate)
         return mixed
+
+
+def _draw_weight(weight: Tensor) -> None:
+    nn.init.xavier_uniform_(weight, gain=2**-2.5)
 
 
 def _low_rank(dim: int, rank: int, activation: nn.Module, *, bias: bool = True) -> nn.Sequential:

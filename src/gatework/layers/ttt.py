@@ -34,6 +34,7 @@ class _TestTimeTraining(Mixer):
         "ttt_norm_weight": "norm_weight",
         "ttt_norm_bias": "norm_bias",
     }
+    residual_outputs: ClassVar[tuple[str, ...]] = ("o_proj",)
 
     def __init__(
         self,

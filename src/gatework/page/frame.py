@@ -39,10 +39,11 @@ def assemble_page(
     eyebrow: str,
     header: str,
     figures: str,
-    table: tuple[str, str, str],
     data: Mapping[str, Any],
     scripts: Sequence[str],
     series: str,
+    table: tuple[str, str, str] | None = None,
+    sections: Sequence[str] = (),
 ) -> str:
     """Put a page together: the frame that all pages share, and one page's own parts.
 
@@ -52,26 +53,27 @@ def assemble_page(
         eyebrow: The line above its heading, as text.
         header: HTML above the figures.
         figures: HTML of the figures.
-        table: Heading and caption of the table, and a hint in its filter, as text.
         data: The one JSON value that the scripts draw; its ``series`` are what the legend lists.
         scripts: The page's own scripts, after those that all pages share.
-        series: What the series are, in the plural, such as ``"mixers"``.
+        series: What the series are, in the plural, such as ``"engines"``.
+        table: Arguments of :func:`table_html`, for the table below the figures; None if it is among them.
+        sections: Texts of scripts that follow, each with names of its own.
     """
     # Imported here: it is large, and only a page needs it.
     from plotly.offline import get_plotlyjs
 
     plotly = get_plotlyjs()
     parts = [*map(_shared_file, _SHARED_SCRIPTS), *(_own_file(package, name) for name in scripts)]
-    script = "\n".join(parts)
+    # What is declared in a block is not seen outside of it, in strict mode, which the first script sets.
+    script = "\n".join([*parts, *(f"{{\n{text}\n}}" for text in sections)])
     texts = {"title": title, "eyebrow": eyebrow, "version": __version__}
     texts |= {"series": series, "Series": series.capitalize()}
-    texts |= dict(zip(("table_title", "table_caption", "table_hint"), table, strict=True))
     return Template(_shared_file("shell.html")).substitute(
         {name: escape(text) for name, text in texts.items()},
         policy=_policy(plotly, script),
         style=_style(),
         header=header,
-        figures=figures,
+        figures=figures if table is None else f"{figures}\n{table_html(*table)}",
         data=embed_json(data),
         plotly=plotly,
         script=script,
@@ -81,6 +83,18 @@ def assemble_page(
 def fill_template(package: str, name: str, words: Mapping[str, str]) -> str:
     """Return a part of a page, from the folder ``page`` of ``package``, with its words filled in as HTML."""
     return Template(_own_file(package, name)).substitute(words)
+
+
+def table_html(title: str, caption: str, hint: str) -> str:
+    """Return the place of the page's one table, which ``table.js`` fills.
+
+    Args:
+        title: Its heading, as text.
+        caption: What it shows, as text.
+        hint: What stands in its empty filter, as text.
+    """
+    words = {"title": title, "caption": caption, "hint": hint}
+    return Template(_shared_file("table.html")).substitute({name: escape(words[name]) for name in words})
 
 
 def list_html(items: Iterable[str]) -> str:

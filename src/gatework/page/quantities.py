@@ -1,4 +1,4 @@
-"""How pages and tables write numbers: bytes, tokens per second, seconds, counts, and the ticks of a log axis.
+"""How pages and tables write numbers: bytes, rates, seconds, counts, and the ticks of a log axis.
 
 Everything people read (report, hover texts, command line) goes through these functions, so that one
 quantity never appears in two notations.
@@ -7,7 +7,7 @@ quantity never appears in two notations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 NOT_MEASURED = "–"
@@ -25,9 +25,9 @@ def format_count(value: int | float | None) -> str:
     return _scaled(value, 1000.0, _DECIMAL, separator="")
 
 
-def format_rate(value: int | float | None) -> str:
-    """Write a throughput: ``12345`` is ``12.3k tokens/s``."""
-    return NOT_MEASURED if value is None else f"{format_count(value)} tokens/s"
+def format_rate(value: int | float | None, units: str) -> str:
+    """Write a throughput in ``units``, a plural: ``12345`` of ``"images"`` is ``12.3k images/s``."""
+    return NOT_MEASURED if value is None else f"{format_count(value)} {units}/s"
 
 
 def format_flops(value: int | float | None) -> str:
@@ -69,6 +69,25 @@ def format_quality(value: int | float | None, unit: str = "") -> str:
 def format_ratio(value: int | float) -> str:
     """Write how many times one number is another: ``2.345`` is ``2.3×``."""
     return f"{value:.0f}×" if value >= 10 else f"{value:.1f}×" if value >= 1.95 else f"{value:.2f}×"
+
+
+#: Ways to write a cost, by the names that tasks declare them with, and the base of their ticks on a log axis.
+FORMATS: Mapping[str, tuple[Callable[[int | float | None], str], int]] = {
+    "bytes": (format_bytes, 2),
+    "count": (format_count, 10),
+    "flops": (format_flops, 10),
+    "seconds": (format_seconds, 10),
+}
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Write a list as in a sentence: ``a, b and c``."""
+    return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
+
+
+def capitalised(text: str) -> str:
+    """Write a text as at the beginning of a sentence; the rest of it stays as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def _scaled(value: int | float | None, base: float, units: tuple[str, ...], separator: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gatework.files import write_atomically
     from gatework.study.engine import StudyOutcome, run_study
-    from gatework.study.grid import expand_grid
+    from gatework.study.plan import expand_grid
     from gatework.study.results import ResultStore
     from gatework.study.spec import RunSpec, StudyError, StudySpec
     from gatework.study.study import Study
@@ -27,7 +27,7 @@ _HOMES = {
     "StudyError": "gatework.study.spec",
     "StudyOutcome": "gatework.study.engine",
     "StudySpec": "gatework.study.spec",
-    "expand_grid": "gatework.study.grid",
+    "expand_grid": "gatework.study.plan",
     "run_study": "gatework.study.engine",
     "write_atomically": "gatework.files",
 }

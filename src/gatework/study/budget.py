@@ -1,4 +1,4 @@
-"""What a comparison holds equal: training steps, tokens, arithmetic, or time.
+"""What a comparison holds equal: training steps, the task's unit of work, arithmetic, or time.
 
 A budget becomes a number of steps for every run before anything is trained, so that the plan of a study is
 fixed and each run's learning-rate schedule ends where its budget does.
@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 from gatework.files import read_json, write_atomically
 from gatework.page.quantities import format_count, format_seconds
 from gatework.registry import suggestion
-from gatework.study.spec import BUDGETS, RunSpec, spec_hash
+from gatework.study.plan import model_options
+from gatework.study.spec import RunSpec, spec_hash
+from gatework.tasks import create_task, task_declaration
+from gatework.tasks.declaration import Declaration
+from gatework.tasks.task import Training
 
 if TYPE_CHECKING:
-    from gatework.data.segment import TokenBatch
-    from gatework.tasks.task import Training
+    from gatework.study.flops import StepCost
 
 CALIBRATION_FILE = "calibration.json"
 #: Training batches whose shapes stand for all.
@@ -37,10 +40,10 @@ def apply_budget(
 
     Args:
         runs: The grid, each run with the steps of its ``training``.
-        kind: ``"steps"``, ``"tokens"``, ``"flops"`` (of training, see
+        kind: ``"steps"``, the task's unit of work such as ``"tokens"``, ``"flops"`` (of training, see
             :class:`~gatework.study.flops.FlopCounter`) or ``"seconds"`` (of training steps, on this machine).
-        amount: How much of it each run gets. By default what the first mixer needs for its ``steps``, at the
-            same width and in the same setting; for tokens, in the first setting.
+        amount: How much of it each run gets. By default what the first candidate needs for its ``steps``, at
+            the same size and in the same setting; of units of work, in the first setting.
         directory: The study directory, where measured speeds are kept: a resumed study must plan the same.
         num_threads: Threads that a worker will have.
 
@@ -50,44 +53,40 @@ def apply_budget(
     Raises:
         ValueError: If there is no such kind, ``amount`` is not positive, or it pays for less than one step.
     """
-    if kind not in BUDGETS:
-        raise ValueError(f"budget {kind!r} is not known{suggestion(str(kind), list(BUDGETS))}")
+    declared = task_declaration(runs[0].task)
+    if kind not in declared.budgets:
+        raise ValueError(f"budget {kind!r} is not known{suggestion(str(kind), list(declared.budgets))}")
     if amount is not None and not (isinstance(amount, int | float) and isfinite(amount) and amount > 0):
         raise ValueError(f"budget_amount must be a positive number of {kind}, got {amount!r}")
     if kind == "steps":
         planned = [_with_steps(run, int(amount)) for run in runs] if amount else list(runs)
-        return planned, _steps_sentence(planned)
+        return planned, _steps_sentence(planned, declared)
     price = _prices(kind, directory, num_threads)
-    if kind == "tokens" and amount is None:
+    if kind == declared.unit.plural and amount is None:
         amount = price(runs[0]) * make_steps(runs[0])
     references: dict[tuple[str, int], float] = {}
     planned = []
     for run in runs:
-        reference = references.setdefault((run.setting_name, run.width), price(run) * make_steps(run))
+        reference = references.setdefault((run.setting_name, run.size), price(run) * make_steps(run))
         available = reference if amount is None else amount
         # What pays for exactly so many steps must not lose one to rounding.
         planned.append(_with_steps(run, int(available / price(run) * (1 + 1e-12))))
-    return planned, _sentence(kind, amount, runs[0].mixer, planned)
+    return planned, _sentence(kind, amount, runs[0].candidate, planned, declared)
 
 
 def make_steps(run: RunSpec) -> int:
     """Return how many steps a run takes: those of its ``training``, or the default."""
-    return _training(run).steps
-
-
-def _training(run: RunSpec) -> Training:
-    from gatework.study.run import make_training
-
-    return make_training(run.training)
+    return Training.of(run.training).steps
 
 
 def _with_steps(run: RunSpec, steps: int) -> RunSpec:
     if steps < 1:
         raise ValueError(
-            f"budget_amount pays for no training step of {run.mixer} at width {run.width}; raise it"
+            f"budget_amount pays for no training step of {run.candidate} at "
+            f"{task_declaration(run.task).sizes.name} {run.size}; raise it"
         )
     training = {**run.training, "steps": steps}
-    if _training(run).evaluations > steps:
+    if Training.of(run.training).evaluations > steps:
         training["evaluations"] = steps
     return replace(run, training=training)
 
@@ -101,14 +100,11 @@ def _prices(kind: str, directory: Path, num_threads: int) -> Callable[[RunSpec],
         stored = read_json(path, remedy="move it away to have the speeds measured again")
 
     def price(run: RunSpec) -> float:
-        trained = replace(run, decode_contexts=())
-        key = spec_hash(
-            {**trained.to_json(), "seed": 0, "learning_rate": 1.0, "mixer": "", "setting_name": ""}
-        )
+        key = spec_hash(run.identity(seed=0, learning_rate=1.0, candidate="", setting_name=""))
         if key in known:
             return known[key]
         if kind != "seconds":
-            known[key] = _step_tokens(run) if kind == "tokens" else _step_flops(run)
+            known[key] = _step_flops(run) if kind == "flops" else _step_work(run)
             return known[key]
         if key not in stored:
             stored[key] = _step_seconds(run, num_threads)
@@ -120,31 +116,36 @@ def _prices(kind: str, directory: Path, num_threads: int) -> Callable[[RunSpec],
     return price
 
 
-def _sampled_batches(run: RunSpec) -> list[tuple[TokenBatch, float]]:
+def _sampled_batches(run: RunSpec) -> list[tuple[Any, float]]:
     """Return a training batch of each shape, and which share of the first ones has that shape."""
-    from gatework.tasks import create_task
+    from gatework.tasks.batches import batch_shape
 
-    training = _training(run)
+    training = Training.of(run.training)
     task = create_task(run.task, run.setting)
     loader = task.train_batches(training.batch_size, steps=training.steps, seed=0)
     batches = list(islice(loader, min(training.steps, _SAMPLED_BATCHES)))
-    examples = {batch.inputs.shape: batch for batch in batches}
-    counts = Counter(batch.inputs.shape for batch in batches)
+    examples = {batch_shape(batch): batch for batch in batches}
+    counts = Counter(map(batch_shape, batches))
     return [(example, counts[shape] / len(batches)) for shape, example in examples.items()]
 
 
-def _step_tokens(run: RunSpec) -> float:
-    return sum(batch.num_tokens * share for batch, share in _sampled_batches(run))
+def _step_work(run: RunSpec) -> float:
+    task = create_task(run.task, run.setting)
+    return sum(task.work(batch) * share for batch, share in _sampled_batches(run))
 
 
 def _step_flops(run: RunSpec) -> float:
-    from gatework.models.language.decoder import GateworkForCausalLM
     from gatework.study.flops import step_cost
-    from gatework.study.run import make_config
-    from gatework.tasks import create_task
+    from gatework.tasks.module import make_module
 
-    model = GateworkForCausalLM(make_config(run, create_task(run.task, run.setting)))
-    return sum(step_cost(model, batch).flops * share for batch, share in _sampled_batches(run))
+    task = create_task(run.task, run.setting)
+    model = task.build_model(model_options(task, run))
+    module = make_module(task, model, Training.of(run.training), run.learning_rate)
+
+    def cost(batch: Any) -> StepCost:
+        return step_cost(module, batch)
+
+    return sum(cost(batch).flops * share for batch, share in _sampled_batches(run))
 
 
 def _step_seconds(run: RunSpec, num_threads: int) -> float:
@@ -158,21 +159,26 @@ def _step_seconds(run: RunSpec, num_threads: int) -> float:
     try:
         steps = min(_PROBED_STEPS, make_steps(run))
         training = {**run.training, "steps": steps, "evaluations": 1}
-        probe = replace(run, seed=0, training=training, decode_contexts=())
-        rate = execute(probe.to_json())["cost"]["tokens_per_second"]
+        probe = replace(run, seed=0, training=training, measure={})
+        rate = execute(probe.to_json())["cost"][task_declaration(run.task).unit.rate]
     finally:
         torch.set_num_threads(threads)
-    return _step_tokens(run) / float(rate)
+    return _step_work(run) / float(rate)
 
 
-def _steps_sentence(runs: Sequence[RunSpec]) -> str:
+def _steps_sentence(runs: Sequence[RunSpec], declared: Declaration) -> str:
     counts = sorted({make_steps(run) for run in runs})
-    return f"{', '.join(f'{count:,}' for count in counts)} training steps for every mixer"
+    return (
+        f"{', '.join(f'{count:,}' for count in counts)} training steps for every {declared.candidates.name}"
+    )
 
 
-def _sentence(kind: str, amount: float | None, first: str, runs: Sequence[RunSpec]) -> str:
+def _sentence(
+    kind: str, amount: float | None, first: str, runs: Sequence[RunSpec], declared: Declaration
+) -> str:
+    units = declared.unit.plural
     write: Mapping[str, Callable[[float], str]] = {
-        "tokens": lambda value: f"{format_count(value)} training tokens",
+        units: lambda value: f"{format_count(value)} training {units}",
         "flops": lambda value: f"{format_count(value)} floating-point operations of training",
         "seconds": lambda value: (
             f"{format_seconds(value)} of training steps, by the speed measured beforehand"
@@ -180,9 +186,10 @@ def _sentence(kind: str, amount: float | None, first: str, runs: Sequence[RunSpe
     }
     unit = {"flops": "floating-point operations of training", "seconds": "seconds of training steps"}
     if amount is not None:
-        what = f"{write[kind](amount)} for every mixer"
+        what = f"{write[kind](amount)} for every {declared.candidates.name}"
     else:
-        what = f"the {unit[kind]} that {first} needs for its steps, at each width and in each setting"
+        at = f"at each {declared.sizes.name} and in each setting"
+        what = f"the {unit[kind]} that {first} needs for its steps, {at}"
     steps = [make_steps(run) for run in runs]
     between = f"{min(steps):,}" if min(steps) == max(steps) else f"between {min(steps):,} and {max(steps):,}"
     return f"{what}: {between} steps"

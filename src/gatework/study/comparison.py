@@ -1,6 +1,6 @@
 """Two studies of one task side by side: what they have in common, how it differs, what only one of them has.
 
-One study is reported *against* the other, its baseline. A *pair* is one cell (mixer, setting, width) that
+One study is reported *against* the other, its baseline. A *pair* is one cell (candidate, setting, size) that
 both have. Differences are of test quality, the study's minus the baseline's; their range reaches over all
 pairs of seeds, so that it holds zero exactly if the seeds of the two overlap.
 """
@@ -15,9 +15,8 @@ from typing import Any
 
 from gatework.study.spec import StudyError, canonical_json
 from gatework.study.summary import Cell, Spread, Summary
+from gatework.tasks.declaration import Declaration
 
-#: Measured costs whose ratio is reported.
-COSTS = ("parameters", "state_bytes", "activation_bytes", "training_flops", "tokens_per_second")
 VERDICTS = ("better", "worse", "overlap", "one seed", "unknown")
 
 
@@ -107,16 +106,23 @@ class Comparison:
     only_baseline: Sequence[Cell]
 
     @cached_property
-    def mixers(self) -> list[str]:
-        """Labels of the mixers of the common cells, in the order of the study."""
-        return list(dict.fromkeys(pair.study.mixer for pair in self.pairs))
+    def candidates(self) -> list[str]:
+        """Labels of what the common cells compare, in the order of the study."""
+        return list(dict.fromkeys(pair.study.candidate for pair in self.pairs))
+
+    @cached_property
+    def costs(self) -> dict[str, str]:
+        """Keys of the costs whose ratio is reported, and what a page calls them."""
+        declared = self.study.declared
+        counted = {cost.key: cost.title for cost in declared.all_costs if not cost.instead_of}
+        return {**counted, declared.unit.rate: "training speed"}
 
     @cached_property
     def changes(self) -> list[Change]:
         """What differs between the specifications of common cells, the most frequent first."""
         counts: dict[tuple[str, str, str], int] = {}
         for pair in self.pairs:
-            for change in spec_changes(pair):
+            for change in spec_changes(pair, self.study.declared):
                 counts[change] = counts.get(change, 0) + 1
         changes = [Change(*change, count) for change, count in counts.items()]
         return sorted(changes, key=lambda change: (-change.count, change.name))
@@ -135,7 +141,8 @@ def compare_studies(study: Summary, baseline: Summary) -> Comparison:
     """Bring two studies together.
 
     Raises:
-        StudyError: If they are of different tasks, or report different qualities.
+        StudyError: If they are of different tasks, report different qualities, or were made when their task
+            compared something else.
     """
     one, two = study.study, baseline.study
     if one.task != two.task:
@@ -150,6 +157,7 @@ def compare_studies(study: Summary, baseline: Summary) -> Comparison:
                 f"only studies of one quality can be compared: its {name} is {mine!r} in {one.name!r} "
                 f"and {other!r} in {two.name!r}"
             )
+    _check_declarations(one.declaration, two.declaration, one.task)
     sign = 1 if one.quality.better == "higher" else -1
     mine_by_key = {_key(cell): cell for cell in study.cells}
     other_by_key = {_key(cell): cell for cell in baseline.cells}
@@ -162,12 +170,23 @@ def compare_studies(study: Summary, baseline: Summary) -> Comparison:
     )
 
 
-def spec_changes(pair: Pair) -> Iterator[tuple[str, str, str]]:
+def _check_declarations(one: Declaration, two: Declaration, task: str) -> None:
+    """Refuse studies of a task that was declared anew between them: their cells mean other things."""
+    for name in ("candidates", "sizes", "unit"):
+        mine, other = getattr(one, name).name, getattr(two, name).name
+        if mine != other:
+            raise StudyError(
+                f"only studies of one declaration of task {task!r} can be compared: its {name} are {mine!r} "
+                f"in one and {other!r} in the other"
+            )
+
+
+def spec_changes(pair: Pair, declared: Declaration) -> Iterator[tuple[str, str, str]]:
     """Yield name, the study's and the baseline's value of what the two cells' runs do not share.
 
     Of learning rates only their number counts: which one was chosen is a result.
     """
-    one, two = dict(_facts(pair.study)), dict(_facts(pair.baseline))
+    one, two = dict(_facts(pair.study, declared)), dict(_facts(pair.baseline, declared))
     for name in dict.fromkeys([*one, *two]):
         values = one.get(name, "absent"), two.get(name, "absent")
         if values[0] != values[1]:
@@ -175,13 +194,16 @@ def spec_changes(pair: Pair) -> Iterator[tuple[str, str, str]]:
 
 
 def _key(cell: Cell) -> tuple[str, str, int]:
-    return cell.mixer, cell.setting, cell.width
+    return cell.candidate, cell.setting, cell.size
 
 
-def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
+def _facts(cell: Cell, declared: Declaration) -> Iterator[tuple[str, str]]:
     """Everything that decides the results of a cell, by dotted name, as JSON."""
     spec = cell.runs[0].spec
-    yield from _flat("layers", {str(index): layer for index, layer in enumerate(spec.layers)})
+    definition = spec.definition
+    if not isinstance(definition, Mapping):
+        definition = {str(index): part for index, part in enumerate(definition)}
+    yield from _flat(declared.definition, definition)
     for name in ("setting", "training", "model"):
         yield from _flat(name, getattr(spec, name))
     yield "seeds", ", ".join(str(seed) for seed in sorted(run.spec.seed for run in cell.runs))

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from gatework.page.frame import assemble_page, fill_template, list_html, protocol_html, write_page
-from gatework.page.quantities import NOT_MEASURED, format_difference, format_quality, format_ratio
+from gatework.page.quantities import (
+    NOT_MEASURED,
+    capitalised,
+    format_difference,
+    format_quality,
+    format_ratio,
+)
 from gatework.study.answer import quality_unit
-from gatework.study.comparison import COSTS, VERDICTS, Comparison, Pair, compare_studies, spec_changes
-from gatework.study.page_data import describe_cell, environments, layers_text, quality_data, triple
+from gatework.study.comparison import VERDICTS, Comparison, Pair, compare_studies, spec_changes
+from gatework.study.page_data import (
+    cell_title,
+    describe_cell,
+    environments,
+    quality_data,
+    series_data,
+    triple,
+    words_data,
+)
 from gatework.study.report import read_summary
+from gatework.study.sections import sections_of
 from gatework.study.summary import Cell, Spread, Summary
 
 COMPARISON_FILE = "comparison.html"
 _PACKAGE = "gatework.study"
-_SCRIPTS = (
-    "quality.js",
-    "comparison.js",
-)
-_COST_NAMES = {
-    "parameters": "parameters",
-    "state_bytes": "decoding state",
-    "activation_bytes": "activation memory",
-    "training_flops": "training compute",
-    "tokens_per_second": "training speed",
-}
+_SCRIPTS = ("axes.js", "comparison.js")
 #: What a verdict says of study A, in the table and in the counts.
 _VERDICT_TEXTS = {
     "better": "A better",
@@ -36,10 +41,6 @@ _VERDICT_TEXTS = {
     "one seed": "one seed",
     "unknown": "not comparable",
 }
-_TABLE_CAPTION = (
-    "In brackets: the range over all pairs of seeds. Ratios are A over B. A row unfolds to what both studies "
-    "know of it, and to what differs in their specifications; mixers that the legend hides are left out."
-)
 # So many cells that only one study has are listed; more are counted.
 _MOST_LISTED = 12
 
@@ -68,32 +69,55 @@ def write_comparison(directory: Path, against: Path, output: Path | None = None)
 def render_comparison(comparison: Comparison) -> str:
     """Return the page of a comparison as one HTML document."""
     one, two = comparison.study.study, comparison.baseline.study
+    declared = comparison.study.declared
     title = one.title if one.title == two.title else f"{one.title} / {two.title}"
-    first, *others = _answer(comparison)
-    name = comparison.study.quality.name
-    words = {
-        "title": escape(title),
-        "answer": " ".join([f"<strong>{escape(first)}</strong>", *map(escape, others)]),
-        "counts": _counts_html(comparison),
-        "protocol": protocol_html(_protocol(comparison)),
-        "changes": _changes_html(comparison),
-        "only": list_html([*_only("A", comparison.only_study), *_only("B", comparison.only_baseline)]),
-        "quality": escape(name),
-        "Quality": escape(name[:1].upper() + name[1:]),
-        "better": "above" if comparison.study.quality.better == "higher" else "below",
-        "side": "right" if comparison.study.quality.better == "higher" else "left",
-    }
     return assemble_page(
         _PACKAGE,
         title=f"{title}: A against B",
         eyebrow=f"{one.task} · two studies compared · A: {one.name} · B: {two.name}",
-        header=fill_template(_PACKAGE, "comparison_header.html", words),
-        figures=fill_template(_PACKAGE, "comparison_figures.html", words),
-        table=("Every common cell", _TABLE_CAPTION, "mixer, setting, verdict …"),
+        header=fill_template(_PACKAGE, "comparison_header.html", _header_words(comparison, title)),
+        figures=fill_template(_PACKAGE, "comparison_figures.html", _figure_words(comparison)),
+        table=(
+            "Every common cell",
+            "In brackets: the range over all pairs of seeds. Ratios are A over B. A row unfolds to what both "
+            f"studies know of it, and to what differs in their specifications; {declared.candidates.plural} "
+            "that the legend hides are left out.",
+            f"{declared.candidates.name}, setting, verdict …",
+        ),
         data=comparison_data(comparison),
         scripts=_SCRIPTS,
-        series="mixers",
+        series=declared.candidates.plural,
     )
+
+
+def _header_words(comparison: Comparison, title: str) -> dict[str, str]:
+    first, *others = _answer(comparison)
+    return {
+        "title": escape(title),
+        "answer": " ".join([f"<strong>{escape(first)}</strong>", *map(escape, others)]),
+        "counts": _counts_html(comparison),
+        "protocol": protocol_html(_protocol(comparison)),
+        "only": list_html(
+            [
+                *_only("A", comparison.study, comparison.only_study),
+                *_only("B", comparison.baseline, comparison.only_baseline),
+            ]
+        ),
+    }
+
+
+def _figure_words(comparison: Comparison) -> dict[str, str]:
+    quality, declared = comparison.study.quality, comparison.study.declared
+    texts = {
+        "candidate": declared.candidates.name,
+        "size": declared.sizes.name,
+        "sizes": declared.sizes.plural,
+        "quality": quality.name,
+        "Quality": capitalised(quality.name),
+        "better": "above" if quality.better == "higher" else "below",
+        "side": "right" if quality.better == "higher" else "left",
+    }
+    return {name: escape(text) for name, text in texts.items()} | {"changes": _changes_html(comparison)}
 
 
 def comparison_data(comparison: Comparison) -> dict[str, Any]:
@@ -101,24 +125,37 @@ def comparison_data(comparison: Comparison) -> dict[str, Any]:
     study, baseline = comparison.study, comparison.baseline
     settings = list(dict.fromkeys(pair.study.setting for pair in comparison.pairs))
     cells = [cell for pair in comparison.pairs for cell in (pair.study, pair.baseline)]
+    describers = [_describer(study), _describer(baseline)]
     return {
         "name": f"{study.study.name} against {baseline.study.name}",
+        "words": words_data(study.declared),
         "quality": quality_data(study.quality, cells),
-        "series": [{"name": name, "about": layers_text(study, name)} for name in comparison.mixers],
+        "series": series_data(study, comparison.candidates),
         "settings": settings,
-        "widths": sorted({pair.study.width for pair in comparison.pairs}),
-        "costs": [{"key": cost, "title": _COST_NAMES[cost]} for cost in COSTS],
-        "pairs": [_pair(comparison, pair, settings) for pair in comparison.pairs],
+        "sizes": sorted({pair.study.size for pair in comparison.pairs}),
+        "costs": [{"key": cost, "title": title} for cost, title in comparison.costs.items()],
+        "pairs": [_pair(comparison, pair, settings, describers) for pair in comparison.pairs],
     }
 
 
-def _pair(comparison: Comparison, pair: Pair, settings: Sequence[str]) -> dict[str, Any]:
+def _describer(summary: Summary) -> Callable[[Cell], list[str]]:
+    """Describe the cells of a study in lines, without their title and setting."""
+    sections = [kind(summary) for kind in sections_of(summary.declared)]
+    return lambda cell: describe_cell(summary, cell, sections)[2:]
+
+
+def _pair(
+    comparison: Comparison,
+    pair: Pair,
+    settings: Sequence[str],
+    describers: Sequence[Callable[[Cell], list[str]]],
+) -> dict[str, Any]:
     """One row of the table, and one point of each figure."""
     study, baseline, difference = pair.study, pair.baseline, pair.difference
-    title = f"{study.mixer}, width {study.width}"
-    ratios = {cost: pair.ratio(cost) for cost in COSTS}
+    title, size = cell_title(comparison.study, study), comparison.study.declared.sizes.name
+    ratios = {cost: pair.ratio(cost) for cost in comparison.costs}
     values = {
-        "width": study.width,
+        size: study.size,
         "study": study.quality.mean if study.quality else None,
         "baseline": baseline.quality.mean if baseline.quality else None,
         "difference": difference.mean if difference else None,
@@ -130,7 +167,7 @@ def _pair(comparison: Comparison, pair: Pair, settings: Sequence[str]) -> dict[s
         **ratios,
     }
     texts = {
-        "width": str(study.width),
+        size: str(study.size),
         "study": format_quality(values["study"]),
         "baseline": format_quality(values["baseline"]),
         "difference": _difference_text(difference),
@@ -138,9 +175,9 @@ def _pair(comparison: Comparison, pair: Pair, settings: Sequence[str]) -> dict[s
     }
     return {
         "id": f"{title}, {study.setting}",
-        "title": title,
-        "series": comparison.mixers.index(study.mixer),
+        "series": comparison.candidates.index(study.candidate),
         "setting": settings.index(study.setting),
+        "size": study.size,
         "verdict": pair.verdict,
         "verdict_text": _VERDICT_TEXTS[pair.verdict],
         "quality": [triple(study.quality), triple(baseline.quality)],
@@ -148,11 +185,8 @@ def _pair(comparison: Comparison, pair: Pair, settings: Sequence[str]) -> dict[s
         "values": values,
         "texts": texts,
         "hover": [title, study.setting, *_hover(comparison, pair)],
-        "details": [
-            describe_cell(comparison.study, study)[2:],
-            describe_cell(comparison.baseline, baseline)[2:],
-        ],
-        "changes": [list(change) for change in spec_changes(pair)],
+        "details": [describe(cell) for describe, cell in zip(describers, (study, baseline), strict=True)],
+        "changes": [list(change) for change in spec_changes(pair, comparison.study.declared)],
     }
 
 
@@ -189,7 +223,9 @@ def _answer(comparison: Comparison) -> list[str]:
     """The comparison in words, the most important sentence first."""
     number = len(comparison.pairs)
     if not number:
-        return ["The two studies have no mixer, setting and width in common, so there is nothing to compare."]
+        declared = comparison.study.declared
+        common = f"no {declared.candidates.name}, setting and {declared.sizes.name} in common"
+        return [f"The two studies have {common}, so there is nothing to compare."]
     cells = f"{number} cell{'s' * (number != 1)} that both studies have"
     better, worse = comparison.count("better"), comparison.count("worse")
     sentences = [f"Of the {cells}, A is better in {better} and worse in {worse}."]
@@ -204,7 +240,7 @@ def _answer(comparison: Comparison) -> list[str]:
 
 def _extremes(comparison: Comparison) -> list[str]:
     """The largest gain and the largest loss among those that the seeds can tell apart."""
-    unit = quality_unit(comparison.study.quality)
+    unit, sized = quality_unit(comparison.study.quality), comparison.study.declared.sizes.name
     sentences = []
     for verdict, word in (("better", "gain"), ("worse", "loss")):
         clear = [
@@ -214,17 +250,15 @@ def _extremes(comparison: Comparison) -> list[str]:
         ]
         if clear:
             pair, difference = max(clear, key=lambda entry: abs(entry[1].mean))
-            where = f"{pair.study.mixer} at width {pair.study.width} ({pair.study.setting})"
+            where = f"{pair.study.candidate} at {sized} {pair.study.size} ({pair.study.setting})"
             change = format_difference(difference.mean, unit)
             sentences.append(f"The largest {word} is {change} {comparison.study.quality.name}, of {where}.")
     return sentences
 
 
 def _costs_sentence(comparison: Comparison) -> list[str]:
-    ratios = {cost: comparison.median_ratio(cost) for cost in COSTS}
-    known = [
-        f"{format_ratio(ratio)} {_COST_NAMES[cost]}" for cost, ratio in ratios.items() if ratio is not None
-    ]
+    ratios = {title: comparison.median_ratio(cost) for cost, title in comparison.costs.items()}
+    known = [f"{format_ratio(ratio)} {title}" for title, ratio in ratios.items() if ratio is not None]
     return [f"Costs of A over those of B, at the median: {', '.join(known)}."] if known else []
 
 
@@ -292,10 +326,10 @@ def _changes_html(comparison: Comparison) -> str:
     )
 
 
-def _only(label: str, cells: Sequence[Cell]) -> list[str]:
+def _only(label: str, summary: Summary, cells: Sequence[Cell]) -> list[str]:
     """Sentences on the cells that only one study has."""
     if not cells:
         return [f"{label} has no cell that the other lacks."]
-    listed = [f"{cell.mixer}, width {cell.width}, {cell.setting}" for cell in cells[:_MOST_LISTED]]
+    listed = [f"{cell_title(summary, cell)}, {cell.setting}" for cell in cells[:_MOST_LISTED]]
     rest = f"; and {len(cells) - _MOST_LISTED} more" if len(cells) > _MOST_LISTED else ""
     return [f"Only in {label}: {'; '.join(listed)}{rest}."]

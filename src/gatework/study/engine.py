@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import signal
 import sys
@@ -16,14 +17,15 @@ from typing import Any
 from gatework._version import __version__
 from gatework.files import LOCK_NAME, exclusive, write_atomically
 from gatework.registry import loaded_plugins
+from gatework.signals import StopSignals
 from gatework.study.budget import CALIBRATION_FILE
-from gatework.study.companion import COMPANION_FOLDER
 from gatework.study.executor import Ended, Executor, check_executor, make_executor, threads_per_worker
 from gatework.study.progress import Progress
 from gatework.study.results import RESULT_FORMAT, ResultStore, check_result, finite_json, write_table
 from gatework.study.spec import STUDY_FILE, RunSpec, StudyError, StudySpec
-from gatework.study.stopping import StopSignals
 from gatework.study.worker import Setup
+from gatework.tasks import task_declaration
+from gatework.tasks.declaration import Companion
 
 TABLE_FILE = "runs.csv"
 EXECUTE = "gatework.study.run:execute"
@@ -110,8 +112,8 @@ def run_study(
     """
     check_executor(executor, num_workers, ray_address)
     check_plugins(study)
-    make_directory(directory)
-    with exclusive(directory), StopSignals() as stop:
+    make_directory(directory, study.declaration.companion)
+    with exclusive(directory), StopSignals(second="nothing") as stop:
         store = ResultStore(directory)
         stored = _open(study, directory, store)
         plan = order(_missing(study, stored, retry_failed=retry_failed))
@@ -124,7 +126,7 @@ def run_study(
             executed = _execute(plan, executor, store, reporter, stop)
             cores_busy = executor.cores_busy()
         stored |= executed
-        write_table(directory / TABLE_FILE, study.runs, stored)
+        write_table(directory / TABLE_FILE, study, stored)
     stopped = len(executed) < len(plan)
     outcome = replace(
         _outcome(study, stored, executed=len(executed)),
@@ -147,7 +149,7 @@ def plan_study(study: StudySpec, directory: Path, *, retry_failed: bool = True) 
         FileError: If the directory is in use, holds something else or a broken or foreign file.
     """
     check_plugins(study)
-    make_directory(directory)
+    make_directory(directory, study.declaration.companion)
     with exclusive(directory):
         stored = _open(study, directory, ResultStore(directory))
     return order(_missing(study, stored, retry_failed=retry_failed))
@@ -169,12 +171,16 @@ def check_plugins(study: StudySpec) -> None:
 
 def worker_setup(runs: Sequence[RunSpec], plugins: Sequence[str], execute: str, num_threads: int) -> Setup:
     """Return what workers load before the first of these runs."""
-    mixers = dict.fromkeys(layer["name"] for run in runs for layer in run.layers)
-    return Setup(execute, num_threads, tuple(plugins), tuple(mixers), runs[0].task)
+    candidates = {run.candidate: run.definition for run in runs}
+    return Setup(execute, num_threads, tuple(plugins), runs[0].task, candidates)
 
 
-def make_directory(directory: Path) -> None:
+def make_directory(directory: Path, companion: Companion | None = None) -> None:
     """Make a study directory, or refuse one that holds something else than a study.
+
+    Args:
+        directory: The directory.
+        companion: The study that may accompany it, in a folder of its own there.
 
     Raises:
         FileError: If it does, or the directory cannot be made.
@@ -189,7 +195,7 @@ def make_directory(directory: Path) -> None:
     # A study killed before its first file leaves the lock, what it measured, the folder of its companion, and
     # perhaps a temporary file.
     early = (f".{STUDY_FILE}.", f".{CALIBRATION_FILE}.")
-    kept = {LOCK_NAME, CALIBRATION_FILE, COMPANION_FOLDER}
+    kept = {LOCK_NAME, CALIBRATION_FILE, *([] if companion is None else [companion.option])}
     others = sorted(name for name in names - kept if not name.startswith(early))
     if others:
         raise StudyError(f"{directory} holds no {STUDY_FILE} but {others[0]!r}; choose another directory")
@@ -232,21 +238,13 @@ def order(runs: Sequence[RunSpec]) -> list[RunSpec]:
     seed the longest first, so that the last runs are short and no core waits long for another.
     """
     seeds = list(dict.fromkeys(run.seed for run in runs))
-    return sorted(runs, key=lambda run: (seeds.index(run.seed), -_work(run)))
 
+    def work(run: RunSpec) -> float:
+        steps = [run.training.get(name) for name in ("steps", "batch_size")]
+        known = math.prod(count for count in steps if isinstance(count, int) and count > 0)
+        return known * task_declaration(run.task).effort(run.setting, run.size)
 
-def _work(run: RunSpec) -> int:
-    """Estimate how long a run takes, in no unit: tokens times channels, from what options name them."""
-    segments = run.setting.get("train")
-    settings = [run.setting, *(segments if isinstance(segments, list) else ())]
-    lengths = [_count(options, name) for options in settings for name in ("length", "input_seq_len")]
-    return max(lengths) * _count(run.training, "steps") * _count(run.training, "batch_size") * run.width
-
-
-def _count(options: Any, name: str) -> int:
-    """The option ``name`` if it is a positive integer, otherwise 1."""
-    value = options.get(name) if isinstance(options, Mapping) else None
-    return value if isinstance(value, int) and value > 0 else 1
+    return sorted(runs, key=lambda run: (seeds.index(run.seed), -work(run)))
 
 
 def _reporter(study: StudySpec, stored: Mapping[str, Any], plan: list[RunSpec], *, shown: bool) -> Progress:
@@ -261,7 +259,7 @@ def _reporter(study: StudySpec, stored: Mapping[str, Any], plan: list[RunSpec], 
             file=sys.stderr,
             flush=True,
         )
-    return Progress(len(study.runs), kept, quality=study.quality.name, shown=shown)
+    return Progress(study, kept, shown=shown)
 
 
 def _execute(
@@ -312,7 +310,7 @@ def _failure(ended: Ended, message: str) -> dict[str, Any]:
         "metrics": None,
         "cost": None,
         "curve": None,
-        "decoding": None,
+        "scaling": {},
         "environment": {
             "gatework": __version__,
             "python": platform.python_version(),

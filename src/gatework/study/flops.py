@@ -7,7 +7,9 @@ on the machine. Time, which does, is measured elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -17,8 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from gatework.data.segment import TokenBatch
-from gatework.models.language.decoder import GateworkForCausalLM
+from gatework.tasks.batches import own_copy
+from gatework.tasks.module import TaskModule
 
 _aten = torch.ops.aten
 
@@ -139,12 +141,12 @@ def _tensors(tree: Any) -> Iterable[Tensor]:
     return (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
-def step_cost(model: GateworkForCausalLM, batch: TokenBatch) -> StepCost:
-    """Count what one training step of ``model`` on ``batch`` costs; weights and gradients stay as they were.
+def step_cost(module: TaskModule, batch: Any) -> StepCost:
+    """Count what one training step of a module on ``batch`` costs; weights and gradients stay as they were.
 
     The optimizer's own arithmetic, a few operations per parameter, is not counted.
     """
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     kept: WeakSet[_Kept] = WeakSet()
 
     def save(tensor: Tensor) -> _Kept:
@@ -153,20 +155,35 @@ def step_cost(model: GateworkForCausalLM, batch: TokenBatch) -> StepCost:
         return held
 
     # A batch cut out of a data set shares the storage of the whole: a copy is what a step would hold.
-    inputs, labels = batch.inputs.clone(), batch.labels.clone()
-    seq_idx = None if batch.seq_idx is None else batch.seq_idx.clone()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    was_training = model.training
-    model.train()
-    try:
-        with torch.random.fork_rng(devices=[]), FlopCounter() as counter:
-            with torch.autograd.graph.saved_tensors_hooks(save, lambda held: held.tensor):
-                loss = model(inputs, shift_labels=labels, seq_idx=seq_idx).loss
-            storages = {held.address: held.nbytes for held in kept if held.address not in parameters}
-            torch.autograd.grad(loss, trained, allow_unused=True)
-    finally:
-        model.train(was_training)
+    batch = own_copy(batch)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with _as_in_training(module), torch.random.fork_rng(devices=[]), FlopCounter() as counter:
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda held: held.tensor):
+            loss = module.training_step(batch, 0)
+        storages = {held.address: held.nbytes for held in kept if held.address not in parameters}
+        torch.autograd.grad(loss, trained, allow_unused=True)
     return StepCost(counter.flops, sum(storages.values()))
+
+
+@contextmanager
+def _as_in_training(module: TaskModule) -> Iterator[None]:
+    """Put a module into training outside any trainer, and leave buffers (running means) as they were."""
+    modes = {part: part.training for part in module.modules()}
+    trainer = module._trainer
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    module.train()
+    module._trainer, module.checks_loss = None, False
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You are trying to `self.log", module="lightning")
+            yield
+    finally:
+        module._trainer, module.checks_loss = trainer, True
+        for part, was_training in modes.items():
+            part.training = was_training
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 class _Kept:

@@ -1,131 +1,141 @@
-"""From what a user asks for to a study: mixers by name or in full, checked before anything runs."""
+"""From what a user asks for to a study: every combination of the axes, checked before anything runs."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from gatework.registry import list_mixers, mixer_entry
-from gatework.study.grid import expand_grid
 from gatework.study.spec import RunSpec, StudySpec
-
-#: Mixers compared when none are named: attention, a gated convolution, a hybrid of both, a linear recurrence.
-DEFAULT_MIXERS = ("attention", "base_conv", "base_conv+attention", "gated_linear_attention")
-
-#: Lengths of context at which decoding is timed: a second or two per run, on one core at a width of 64.
-DECODE_CONTEXTS = (64, 256, 1024, 4096)
-
-#: Options that give ``"all"`` mixers states of a laptop's size, at widths that 16 divides; else defaults.
-SMALL_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "based": {"feature_dim": 8},
-    "big_bird": {"block_size": 8, "num_random": 1},
-    "h3": {"state_dim": 16, "head_dim": 2},
-    "mamba2": {"state_dim": 16, "head_dim": 16},
-    "nsa": {"block_size": 8, "num_selected_blocks": 2, "window_size": 16},
-    "rwkv5": {"head_dim": 16},
-    "rwkv7": {"head_dim": 16, "decay_rank": 16, "rate_rank": 16, "gate_rank": 32},
-    "sliding_window": {"window_size": 16},
-}
+from gatework.tasks import create_task, task_declaration
+from gatework.tasks.candidates import Candidate
+from gatework.tasks.declaration import Declaration
+from gatework.tasks.task import Task, Training
 
 
-@dataclass(frozen=True)
-class MixerChoice:
-    """One line of the comparison.
-
-    Attributes:
-        label: Its name on the page.
-        layers: The mixer of each layer, with its options.
-        learning_rates: Its own learning rates; ``None`` for those of the study.
-        model: Its own model options, on top of those of the study.
-    """
-
-    label: str
-    layers: tuple[Mapping[str, Any], ...]
-    learning_rates: tuple[float, ...] | None = None
-    model: Mapping[str, Any] = field(default_factory=dict)
-
-
-def parse_mixers(mixers: Sequence[str] | Mapping[str, Any] | Literal["all"]) -> list[MixerChoice]:
-    """Read the mixers of a study.
+def expand_grid(
+    task: str,
+    *,
+    candidates: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    sizes: Sequence[int],
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    training: Mapping[str, Any],
+    model: Mapping[str, Any] | None = None,
+    measure: Mapping[str, Sequence[int]] | None = None,
+) -> list[RunSpec]:
+    """Return one run for every combination: candidates x settings x sizes x learning rates x seeds.
 
     Args:
-        mixers: Names, where ``"base_conv+attention"`` alternates two of them layer by layer; or labels with
-            a list of layers, or with ``layers``, ``learning_rates`` and ``model``; or ``"all"`` for every
-            registered mixer by itself, with :data:`SMALL_OPTIONS`.
+        task: What every run is trained for.
+        candidates: Label to definition, see :class:`~gatework.tasks.candidates.Candidate`.
+        settings: Name to the task's options.
+        sizes: Widths, resolutions.
+        learning_rates: Peak learning rates.
+        seeds: Seeds of weights and data order.
+        training: What all runs share: steps, batch size, ...
+        model: Options that all models share.
+        measure: Points to measure at, by the option that lists them.
+
+    Returns:
+        The runs, candidates changing slowest and seeds fastest.
 
     Raises:
-        ValueError: If there is none, or no mixer of that name.
-        TypeError: If an entry has another form.
+        ValueError: If an axis is empty or holds a value twice, or a value is out of range.
+        TypeError: If a value has another type than the axis takes.
     """
-    if mixers == "all":
-        mixers = {name: [{"name": name, **SMALL_OPTIONS.get(name, {})}] for name in list_mixers()}
-    if isinstance(mixers, str) or not isinstance(mixers, Sequence | Mapping):
-        raise TypeError(f"mixers must be a list of names, a mapping of labels or 'all', got {mixers!r}")
-    if not mixers:
-        raise ValueError("mixers must name at least one sequence mixer, got none")
-    if isinstance(mixers, Mapping):
-        choices = [_choice(label, value) for label, value in mixers.items()]
-    else:
-        choices = [_choice(name, str(name).split("+")) for name in mixers]
-    for choice in choices:
-        for layer in choice.layers:
-            mixer_entry(layer["name"])
-    return choices
-
-
-def _choice(label: str, value: Any) -> MixerChoice:
-    options = dict(value) if isinstance(value, Mapping) else {"layers": value}
-    unknown = sorted(set(options) - {"layers", "learning_rates", "model"})
-    if unknown or "layers" not in options:
-        raise TypeError(
-            f"mixer {label!r} must be a list of layers, or have layers, learning_rates and model, "
-            f"got {value!r}"
+    declared = task_declaration(task)
+    _check_axis(declared.candidates.plural, list(candidates))
+    _check_axis("settings", list(settings))
+    _check_axis(declared.sizes.plural, sizes)
+    _check_axis("learning_rates", learning_rates)
+    _check_axis("seeds", seeds)
+    _check_sizes(declared.sizes.name, sizes)
+    return [
+        RunSpec(
+            task=task,
+            setting=settings[setting],
+            setting_name=setting,
+            candidate=candidate,
+            definition=candidates[candidate],
+            size=size,
+            learning_rate=learning_rate,
+            seed=seed,
+            training=training,
+            model=model or {},
+            measure=measure or {},
         )
-    layers = options["layers"]
-    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
-        raise TypeError(f"layers of mixer {label!r} must be a list of mixers, got {layers!r}")
-    rates = options.get("learning_rates")
-    return MixerChoice(
-        str(label),
-        tuple({"name": layer} if isinstance(layer, str) else layer for layer in layers),
-        None if rates is None else tuple(rates),
-        options.get("model") or {},
-    )
+        for candidate, setting, size, learning_rate, seed in itertools.product(
+            candidates, settings, sizes, learning_rates, seeds
+        )
+    ]
 
 
 def plan_runs(
     task: str,
     *,
-    mixers: Iterable[MixerChoice],
-    settings: Mapping[str, Mapping[str, Any]],
-    widths: Sequence[int],
+    candidates: Iterable[Candidate],
     learning_rates: Sequence[float],
-    seeds: Sequence[int],
-    training: Mapping[str, Any],
     model: Mapping[str, Any],
-    decode_contexts: Sequence[int] = (),
+    **axes: Any,
 ) -> list[RunSpec]:
-    """Return the grid of a comparison, each mixer with its own learning rates and model options.
+    """Return the grid of a comparison, each candidate with its own learning rates and model options.
+
+    Args:
+        task: What every run is trained for.
+        candidates: What is compared.
+        learning_rates: Those of candidates without their own.
+        model: Options that all models share.
+        **axes: The other arguments of :func:`expand_grid`.
 
     Raises:
         ValueError: If an axis is empty or holds a value twice, or a value is out of range.
         TypeError: If a value has another type than its axis takes.
     """
     runs = []
-    for choice in mixers:
+    for candidate in candidates:
         runs += expand_grid(
             task,
-            mixers={choice.label: choice.layers},
-            settings=settings,
-            widths=widths,
-            learning_rates=choice.learning_rates or learning_rates,
-            seeds=seeds,
-            training=training,
-            model={**model, **choice.model},
-            decode_contexts=decode_contexts,
+            candidates={candidate.label: candidate.definition},
+            learning_rates=candidate.learning_rates or learning_rates,
+            model={**model, **candidate.model},
+            **axes,
         )
     return runs
+
+
+def _check_axis(name: str, values: Sequence[Any]) -> None:
+    """Refuse an axis without a value, or with one twice: it would make no run, or the same run twice."""
+    if not values:
+        raise ValueError(f"{name} must name at least one value, got none")
+    twice = next((value for position, value in enumerate(values) if value in values[:position]), None)
+    if twice is not None:
+        raise ValueError(f"{name} must differ, got {twice!r} twice")
+
+
+def _check_sizes(name: str, sizes: Sequence[Any]) -> None:
+    for size in sizes:
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def model_options(task: Task, run: RunSpec) -> dict[str, Any]:
+    """Return what a run's model is built from, as the ``model`` section of a recipe says it.
+
+    Raises:
+        TypeError: If the options that all models share say what the axes say.
+    """
+    axes = task.model_options(run.definition, run.size)
+    declared = task.declaration
+    for option in run.model:
+        if option in axes:
+            named = f"{declared.candidates.plural} and {declared.sizes.plural}"
+            raise TypeError(f"model has no option {option!r} in a comparison: the {named} say it")
+    return {**axes, **run.model}
 
 
 def check_runs(runs: Sequence[RunSpec]) -> None:
@@ -137,18 +147,27 @@ def check_runs(runs: Sequence[RunSpec]) -> None:
     """
     import torch
 
-    from gatework.models.language.decoder import GateworkForCausalLM
-    from gatework.study.run import make_config, make_training
-    from gatework.tasks import create_task
-
     for run in {replace(run, seed=0, learning_rate=1.0).run_id: run for run in runs}.values():
         try:
-            make_training(run.training)
+            Training.of(run.training)
             task = create_task(run.task, run.setting)
             with torch.device("meta"):
-                GateworkForCausalLM(make_config(run, task))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{run.mixer}, {run.setting_name}, width {run.width}: {error}") from error
+                task.build_model(model_options(task, run))
+        except Exception as error:
+            # Models come from any library, which refuses what it cannot build by any kind of error.
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            reason = str(error) if isinstance(error, TypeError | ValueError) else _named(error)
+            raise kind(
+                f"{run.candidate}, {run.setting_name}, {_size(task_declaration(run.task), run)}: {reason}"
+            ) from error
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _size(declared: Declaration, run: RunSpec) -> str:
+    return f"{declared.sizes.name} {run.size}"
 
 
 def make_study(
@@ -177,45 +196,62 @@ def make_study(
     Raises:
         ValueError: If there is no run, or something in it is empty or doubled.
     """
-    from gatework.tasks import create_task
-
     tasks = {run.setting_name: create_task(run.task, run.setting) for run in runs}
-    facts = list(notes) + _training_facts(runs)
+    declared = task_declaration(runs[0].task)
+    facts = list(notes) + training_facts(runs, declared)
     for setting, task in tasks.items():
         prefix = f"{setting}: " if len(tasks) > 1 else ""
         facts += [prefix + sentence for sentence in task.describe()]
-    quality = next(iter(tasks.values())).quality
+    compared = declared.candidates.plural
     return StudySpec(
         name=name,
         task=runs[0].task,
         command=command,
-        title=title or f"Token mixers compared on {runs[0].task}",
-        quality=quality,
+        title=title or f"{compared[:1].upper()}{compared[1:]} compared on {runs[0].task}",
+        quality=next(iter(tasks.values())).quality,
+        declaration=declared,
         runs=runs,
         notes=facts,
-        budget=budget or "the same training steps for every mixer",
+        budget=budget or f"the same training steps for every {declared.candidates.name}",
         budget_kind=budget_kind,
         plugins=tuple(plugins),
     )
 
 
-def _training_facts(runs: Sequence[RunSpec]) -> list[str]:
+def training_facts(runs: Sequence[RunSpec], declared: Declaration) -> list[str]:
     """Say how everything is trained, and where the learning rates come from."""
-    from gatework.study.run import make_training
-
-    training = make_training(runs[0].training)
+    training = Training.of(runs[0].training)
+    noun = declared.candidates.name
     rates: dict[str, set[float]] = {}
     for run in runs:
-        rates.setdefault(run.mixer, set()).add(run.learning_rate)
-    texts = {mixer: ", ".join(f"{rate:g}" for rate in sorted(values)) for mixer, values in rates.items()}
+        rates.setdefault(run.candidate, set()).add(run.learning_rate)
+    texts = {label: ", ".join(f"{rate:g}" for rate in sorted(values)) for label, values in rates.items()}
     if len(rates) > 1 and len(set(texts.values())) == 1:
-        listed = f"{next(iter(texts.values()))} for every mixer"
+        listed = f"{next(iter(texts.values()))} for every {noun}"
     else:
-        listed = "; ".join(f"{mixer} {text}" for mixer, text in texts.items())
+        listed = "; ".join(f"{label} {text}" for label, text in texts.items())
     tried = any(len(values) > 1 for values in rates.values())
     origin = "tried" if tried else "fixed before the study ran"
     return [
-        f"Batches of {training.batch_size} sequences, the same data for every mixer; AdamW, weight decay "
-        f"{training.weight_decay:g}, cosine schedule.",
+        f"Batches of {training.batch_size} {declared.unit.example}s, the same data for every {noun}; "
+        f"{optimizer_text(training)}; {schedule_text(training)}.",
         f"Learning rates {origin}: {listed}.",
     ]
+
+
+def optimizer_text(training: Training) -> str:
+    """Say what changes the weights: ``AdamW (beta2 0.95), weight decay 0.1, gradients clipped at norm 1``."""
+    name = "SGD with momentum 0.9" if training.optimizer == "sgd" else f"AdamW (beta2 {training.beta2:g})"
+    decay = f"weight decay {training.weight_decay:g}" if training.weight_decay else "no weight decay"
+    return f"{name}, {decay}, gradients clipped at norm {training.gradient_clip:g}"
+
+
+def schedule_text(training: Training) -> str:
+    """Say how the learning rate changes over the training."""
+    warmup = (
+        f"rises over the first {100 * training.warmup:.3g}% of the steps, then " if training.warmup else ""
+    )
+    if training.final_rate == 1:
+        return f"the learning rate {warmup}stays"
+    end = f"{100 * training.final_rate:.3g}% of its peak" if training.final_rate else "zero"
+    return f"the learning rate {warmup}falls along a cosine to {end}"

@@ -7,29 +7,29 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gatework.study.spec import RunSpec
+from gatework.study.spec import RunSpec, StudySpec
 
 
 class Progress:
     """Progress of a study on standard error.
 
     Args:
-        total: Number of runs in the grid.
+        study: The study.
         stored: Status of each of its runs that is stored already.
-        quality: Name of the headline number.
         shown: Whether to show anything at all.
     """
 
-    def __init__(self, total: int, stored: Iterable[str], *, quality: str, shown: bool) -> None:
+    def __init__(self, study: StudySpec, stored: Iterable[str], *, shown: bool) -> None:
         from tqdm import tqdm
 
-        self._total = total
+        self._total = len(study.runs)
+        self._sizes = study.declaration.sizes
         self._counts = Counter(stored)
-        self._quality = quality
+        self._quality = study.quality.name
         self._shown = shown
         self._lines = shown and not sys.stderr.isatty()
         self._bar = tqdm(
-            total=total,
+            total=self._total,
             initial=self._counts.total(),
             unit="run",
             file=sys.stderr,
@@ -40,7 +40,8 @@ class Progress:
     def ended(self, run: RunSpec, result: Mapping[str, Any]) -> None:
         """Show that a run is over; a run that did not finish is named, also above the bar."""
         self._counts[result["status"]] += 1
-        line = f"[{self._counts.total()}/{self._total}] {result['status']} {run.label}{self._detail(result)}"
+        label = run.label(self._sizes)
+        line = f"[{self._counts.total()}/{self._total}] {result['status']} {label}{self._detail(result)}"
         if self._lines:
             print(line, file=sys.stderr, flush=True)
         elif self._shown and result["status"] != "finished":
@@ -48,10 +49,10 @@ class Progress:
         self._bar.update()
 
     def running(self, runs: list[RunSpec]) -> None:
-        """Show the counts and which mixers are being trained now."""
+        """Show the counts and what is being trained now."""
         counts = ", ".join(f"{number} {status}" for status, number in sorted(self._counts.items()))
-        mixers = ", ".join(dict.fromkeys(run.mixer for run in runs))
-        self._bar.set_postfix_str(" · ".join(filter(None, (counts, mixers))), refresh=False)
+        candidates = ", ".join(dict.fromkeys(run.candidate for run in runs))
+        self._bar.set_postfix_str(" · ".join(filter(None, (counts, candidates))), refresh=False)
         self._bar.refresh()
 
     def close(self) -> None:

@@ -12,18 +12,18 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from gatework.study.executor import Ended, Executor
-from gatework.study.spec import RunSpec, StudyError
+from gatework.study.spec import RunSpec, StudyError, canonical_json
 from gatework.study.worker import Execute, Setup, answer, cpu_seconds, explain, load
 
 # Specs and results are kilobytes; Ray would set aside a third of the memory.
 _OBJECT_STORE_BYTES = 100 * 2**20
 
-_functions: dict[Setup, Execute] = {}
+_functions: dict[str, Execute] = {}
 
 
 def perform(setup: Setup, spec_text: str) -> str:
@@ -38,12 +38,13 @@ def perform(setup: Setup, spec_text: str) -> str:
         or ``{"broken": text}`` if no run can be executed here; beside it the ``cpu_seconds`` that it took.
     """
     before = cpu_seconds()
-    if setup not in _functions:
+    key = canonical_json(asdict(setup))
+    if key not in _functions:
         try:
-            _functions[setup] = load(setup)
+            _functions[key] = load(setup)
         except BaseException as error:
             return json.dumps({"broken": explain(setup, error)})
-    message = answer(_functions[setup], json.loads(spec_text))
+    message = answer(_functions[key], json.loads(spec_text))
     return json.dumps(message | {"cpu_seconds": cpu_seconds() - before})
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from gatework.files import read_json, remove_leftovers, write_atomically
-from gatework.study.spec import RunSpec, StudyError, is_finite_number
+from gatework.study.sections import sections_of
+from gatework.study.spec import RunSpec, StudyError, StudySpec, is_finite_number
+from gatework.tasks.declaration import Declaration
 
-RESULT_FORMAT = "gatework.result/3"
-#: What is read as well: before decoding was timed.
-_OLDER_RESULT_FORMATS = ("gatework.result/2",)
+RESULT_FORMAT = "gatework.result/4"
+#: What is read as well: when all tasks were on tokens, whose decoding was timed since the second of these.
+_OLDER_RESULT_FORMATS = ("gatework.result/2", "gatework.result/3")
 STATUSES = ("finished", "diverged", "failed")
 #: Numbers of a run on test data, and on the validation data that learning rates are chosen by.
 METRICS = ("quality", "loss", "validation_quality", "validation_loss")
@@ -31,10 +33,9 @@ _KEYS = {
     "environment",
     "started",
 }
-#: Its exponential is the largest that a float holds.
-_LARGEST_LOSS = 709.0
-#: What is known of decoding at one length of context; the rate alone is a timing.
-DECODING = ("context", "tokens_per_second", "state_bytes")
+#: Where the third format has what stands under ``scaling`` now, and what that held.
+_DECODING = "decoding"
+_DECODING_ROW = ("context", "tokens_per_second", "state_bytes")
 
 
 class ResultStore:
@@ -93,7 +94,7 @@ class ResultStore:
             raise StudyError(f"{path} is no valid result: {error}; {remedy}") from error
         if result["run_id"] != run_id:
             raise StudyError(f"{path} is the result of another run, {result['run_id']}; {remedy}")
-        return result
+        return result if result["format"] == RESULT_FORMAT else _upgraded(result)
 
     def read_all(self) -> dict[str, dict[str, Any]]:
         """Return every stored result by run id.
@@ -114,7 +115,7 @@ def check_result(result: Mapping[str, Any]) -> None:
     if result.get("format") not in formats:
         known = " or ".join(map(repr, formats))
         raise ValueError(f"format must be {known}, got {result.get('format')!r:.80}")
-    keys = _KEYS | {"decoding"} if result["format"] == RESULT_FORMAT else _KEYS
+    keys = _KEYS | {"scaling"} if result["format"] == RESULT_FORMAT else _KEYS
     if missing := sorted(keys - set(result)):
         raise ValueError(f"it lacks {', '.join(missing)}")
     try:
@@ -154,24 +155,36 @@ def _check_numbers(result: Mapping[str, Any]) -> None:
         _check_table("curve", point)
     if not isinstance(result["environment"], dict | None):
         raise ValueError(f"environment must be an object or null, got {result['environment']!r:.80}")
-    _check_decoding(result.get("decoding"))
+    scaling = result.get("scaling", {})
+    if _DECODING in result:
+        scaling = {_DECODING: result[_DECODING]} if result[_DECODING] is not None else {}
+        _check_scaling(scaling, columns=_DECODING_ROW)
+    _check_scaling(scaling)
 
 
-def _check_decoding(decoding: Any) -> None:
-    """Check what was measured of decoding: a list of numbers at growing contexts, and why it ends."""
-    if decoding is None:
-        return
-    if not isinstance(decoding, dict) or set(decoding) != {"measured", "stopped"}:
-        raise ValueError(f"decoding must hold measured and stopped, or be null, got {decoding!r:.80}")
-    if not isinstance(decoding["stopped"], str | None):
-        raise ValueError(f"decoding: stopped must be text or null, got {decoding['stopped']!r:.80}")
-    if not isinstance(decoding["measured"], list):
-        raise ValueError(f"decoding: measured must be a list, got {decoding['measured']!r:.80}")
-    for row in decoding["measured"]:
-        _check_table("decoding", row)
-        whole = ("context", "state_bytes")
-        if set(row) != set(DECODING) or not all(isinstance(row[name], int) for name in whole):
-            raise ValueError(f"decoding must hold {', '.join(DECODING)} at each context, got {row!r:.80}")
+def _check_scaling(scaling: Any, columns: Sequence[str] | None = None) -> None:
+    """Check what was measured at growing points: a list of numbers at each, and why it ends."""
+    if not isinstance(scaling, dict):
+        raise ValueError(f"scaling must be an object, got {scaling!r:.80}")
+    for name, found in scaling.items():
+        if not isinstance(found, dict) or set(found) != {"measured", "stopped"}:
+            raise ValueError(f"{name:.80} must hold measured and stopped, got {found!r:.80}")
+        if not isinstance(found["stopped"], str | None):
+            raise ValueError(f"{name:.80}: stopped must be text or null, got {found['stopped']!r:.80}")
+        if not isinstance(found["measured"], list):
+            raise ValueError(f"{name:.80}: measured must be a list, got {found['measured']!r:.80}")
+        for row in found["measured"]:
+            _check_table(name, row)
+            wanted = columns or list(found["measured"][0])
+            if set(row) != set(wanted):
+                raise ValueError(f"{name:.80} must hold {', '.join(wanted)} at each point, got {row!r:.80}")
+
+
+def _upgraded(result: dict[str, Any]) -> dict[str, Any]:
+    """Bring a checked result of an older format into the present one."""
+    kept = {name: value for name, value in result.items() if name != _DECODING}
+    decoding = result.get(_DECODING)
+    return {**kept, "format": RESULT_FORMAT, "scaling": {} if decoding is None else {_DECODING: decoding}}
 
 
 def _check_table(name: str, table: Any) -> None:
@@ -193,45 +206,40 @@ def finite_json(value: Any) -> Any:
     return value
 
 
-def decoding_columns(result: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return a table's columns of decoding speed: ``"decoding tokens_per_second at 64"`` and so on."""
-    measured = (result.get("decoding") or {}).get("measured", [])
-    return {f"decoding tokens_per_second at {row['context']}": row["tokens_per_second"] for row in measured}
-
-
-def perplexity(loss: float | None) -> float | None:
-    """Return ``exp(loss)`` of a loss in nats per token, None where it is unknown or beyond all floats."""
-    return math.exp(loss) if loss is not None and loss < _LARGEST_LOSS else None
-
-
-def slice_columns(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return a table's columns of what was measured by slice, ``"slice num_kv_pairs=4"`` and so on.
-
-    Where the slices are AR hits and the other tokens of a text, these are losses in nats per token: then the
-    perplexities follow, ``"perplexity"``, ``"perplexity ar_hits"`` and ``"perplexity other"``, and what the
-    slices are (``ar_share``, ``max_train_count``).
-    """
-    slices: Mapping[str, float | None] = metrics.get("slices") or {}
-    columns = {f"slice {name}": value for name, value in slices.items()}
-    if metrics.get("ar_share") is not None:
-        columns["perplexity"] = perplexity(metrics["loss"])
-        columns |= {f"perplexity {name}": perplexity(value) for name, value in slices.items()}
-        columns |= {name: metrics.get(name) for name in ("ar_share", "max_train_count")}
+def scaling_columns(declared: Declaration, result: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return a table's columns of what was measured at growing points, see :meth:`Scaling.columns`."""
+    found = result.get("scaling") or {}
+    columns: dict[str, float | None] = {}
+    for scaling in declared.scalings:
+        columns |= scaling.columns((found.get(scaling.key) or {}).get("measured", []))
     return columns
 
 
-def write_table(path: Path, runs: Sequence[RunSpec], results: Mapping[str, Mapping[str, Any]]) -> None:
+def metric_columns(declared: Declaration, metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return a table's columns of what a task measures beside quality and loss.
+
+    These are the slices, ``"slice num_kv_pairs=4"`` and so on, what the task's report sections derive from
+    the metrics, and the task's own numbers by their names.
+    """
+    slices: Mapping[str, float | None] = metrics.get("slices") or {}
+    columns = {f"slice {name}": value for name, value in slices.items()}
+    for section in sections_of(declared):
+        columns |= section.run_columns(metrics)
+    return columns | {name: value for name, value in metrics.items() if name not in (*METRICS, "slices")}
+
+
+def write_table(path: Path, study: StudySpec, results: Mapping[str, Mapping[str, Any]]) -> None:
     """Write one CSV line per run of the grid: spec, status (``missing`` where there is none), metrics, cost.
 
     Args:
         path: The file to write, atomically.
-        runs: The grid; results of other runs are left out.
+        study: The study, with its grid; results of other runs are left out.
         results: Stored results by run id.
 
     Raises:
         FileError: If it cannot be written.
     """
-    rows = [_row(run, results.get(run.run_id)) for run in runs]
+    rows = [_row(study.declaration, run, results.get(run.run_id)) for run in study.runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -240,23 +248,23 @@ def write_table(path: Path, runs: Sequence[RunSpec], results: Mapping[str, Mappi
     write_atomically(path, text.getvalue())
 
 
-def _row(run: RunSpec, result: Mapping[str, Any] | None) -> dict[str, Any]:
+def _row(declared: Declaration, run: RunSpec, result: Mapping[str, Any] | None) -> dict[str, Any]:
     result = result or {"status": "missing"}
     metrics = result.get("metrics") or no_metrics()
     return {
         "run_id": run.run_id,
         "task": run.task,
-        "mixer": run.mixer,
+        declared.candidates.name: run.candidate,
         "setting": run.setting_name,
-        "width": run.width,
+        declared.sizes.name: run.size,
         "learning_rate": run.learning_rate,
         "seed": run.seed,
         "status": result["status"],
         **{name: metrics[name] for name in METRICS},
         **(result.get("cost") or {}),
-        **decoding_columns(result),
-        **slice_columns(metrics),
-        "layers": json.dumps(run.layers),
+        **scaling_columns(declared, result),
+        **metric_columns(declared, metrics),
+        declared.definition: json.dumps(run.definition),
         **{f"setting {name}": value for name, value in run.setting.items()},
         **{f"training {name}": value for name, value in run.training.items()},
         "message": result.get("message"),

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from gatework.files import FileError, read_json
+from gatework.tasks import list_tasks, task_declaration
+from gatework.tasks.declaration import Axis, Declaration
+from gatework.tasks.language import LANGUAGE
 from gatework.tasks.task import Quality
 
-STUDY_FORMAT = "gatework.study/3"
-#: What is read as well: before decoding was timed.
-_OLDER_STUDY_FORMATS = ("gatework.study/2",)
+STUDY_FORMAT = "gatework.study/4"
+#: What is read as well: before tasks declared what they compare, when all of them were on tokens.
+_OLDER_STUDY_FORMATS = ("gatework.study/2", "gatework.study/3")
 STUDY_FILE = "study.json"
-#: What a comparison may hold equal between mixers.
-BUDGETS = ("steps", "tokens", "flops", "seconds")
-#: Fields of a run that say what to measure on the trained model, and nothing of the training.
-_MEASURED = frozenset({"decode_contexts"})
+#: Fields of a run by the names they had in those formats. Runs are hashed under these names: a study that was
+#: begun then goes on, and nothing in it is trained again.
+_FIRST_NAMES = {"candidate": "mixer", "definition": "layers", "size": "width"}
+#: What to measure on the trained model is no part of a run's identity; neither was its name in old formats.
+_MEASURE, _OLD_MEASURE = "measure", "decode_contexts"
 
 
 class StudyError(FileError):
@@ -55,20 +59,21 @@ def is_finite_number(value: Any) -> bool:
 class RunSpec:
     """Everything that decides the result of one training: equal specs are the same run.
 
-    ``decode_contexts``, which is measured on the trained model, is no part of that identity.
+    ``measure``, which concerns the trained model, is no part of that identity.
 
     Attributes:
         task: What is trained for, such as ``"recall"``.
         setting: The task's own options.
         setting_name: How the page names that setting, such as ``"N=64, 4 pairs"``.
-        mixer: Label of the mixer or hybrid.
-        layers: One object per layer: the mixer's ``name`` and its options.
-        width: Number of channels.
+        candidate: Label of what is compared: a mixer, a model.
+        definition: What the task builds it from, such as one object per layer.
+        size: At which size: a width, a resolution.
         learning_rate: Peak learning rate.
         seed: Seed of weights and data order.
         training: Steps, batch size and whatever else the training takes.
-        model: Options of the model around the mixers (positions, channel mixer, ...).
-        decode_contexts: Lengths of context, growing, at which the trained model's decoding is timed.
+        model: Options that all models share.
+        measure: Points at which something is measured on the trained model, by the option that lists them
+            (:attr:`gatework.tasks.declaration.Scaling.option`).
 
     Raises:
         TypeError: If a field has another type, or holds something that is not JSON.
@@ -78,59 +83,74 @@ class RunSpec:
     task: str
     setting: Mapping[str, Any]
     setting_name: str
-    mixer: str
-    layers: Sequence[Mapping[str, Any]]
-    width: int
+    candidate: str
+    definition: Any
+    size: int
     learning_rate: float
     seed: int
     training: Mapping[str, Any]
     model: Mapping[str, Any] = field(default_factory=dict)
-    decode_contexts: Sequence[int] = ()
+    measure: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("task", "setting_name", "mixer"):
+        for name in ("task", "setting_name", "candidate"):
             _check_text(name, getattr(self, name))
-        _check_integer("width", self.width, minimum=1)
+        _check_integer("size", self.size, minimum=1)
         _check_integer("seed", self.seed, minimum=0)
         _check_rate(self.learning_rate)
-        for name in ("setting", "training", "model"):
+        for name in ("setting", "training", "model", "measure"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} must be a mapping, got {getattr(self, name)!r}")
-        _check_layers(self.layers)
-        _check_contexts(self.decode_contexts)
+        _check_definition(self.definition)
+        for option, points in self.measure.items():
+            check_points(str(option), points)
         # Plain copies: tuples become lists, and no later change by the caller can alter the identity.
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
-        for name in ("setting", "layers", "training", "model", "decode_contexts"):
+        for name in ("setting", "definition", "training", "model", "measure"):
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
 
     @cached_property
     def run_id(self) -> str:
         """Sixteen hexadecimal digits that name this run: the hash of its content."""
-        return spec_hash({name: value for name, value in self.to_json().items() if name not in _MEASURED})
+        return spec_hash(self.identity())
 
-    @property
-    def label(self) -> str:
-        """One line for progress and messages."""
+    def identity(self, **others: Any) -> dict[str, Any]:
+        """Return what decides the result as the JSON that is hashed, with ``others`` in place of fields."""
+        values = {**self.to_json(), **others}
+        return {_FIRST_NAMES.get(name, name): value for name, value in values.items() if name != _MEASURE}
+
+    def label(self, sizes: Axis) -> str:
+        """Return one line for progress and messages."""
         return (
-            f"{self.mixer} · {self.setting_name} · width {self.width} · "
+            f"{self.candidate} · {self.setting_name} · {sizes.name} {self.size} · "
             f"lr {self.learning_rate:g} · seed {self.seed}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as a JSON object, without what is to be measured if that is nothing."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {name: value for name, value in values.items() if value or name not in _MEASURED}
+        return {name: value for name, value in values.items() if value or name != _MEASURE}
 
     @classmethod
     def from_json(cls, value: Any) -> RunSpec:
-        """Make a spec from a JSON object with exactly its keys; older ones have no ``decode_contexts``.
+        """Make a spec from a JSON object with exactly its keys, or those of an older format.
 
         Raises:
             TypeError: If ``value`` is no object, or a field has another type.
             ValueError: If a key is missing or unknown, or a field is out of range.
         """
-        _check_keys("spec", value, {entry.name for entry in fields(cls)} - _MEASURED, optional=_MEASURED)
-        return cls(**value)
+        names = [entry.name for entry in fields(cls) if entry.name != _MEASURE]
+        is_old = (
+            isinstance(value, Mapping) and "candidate" not in value and _FIRST_NAMES["candidate"] in value
+        )
+        if not is_old:
+            _check_keys("spec", value, set(names), optional=frozenset({_MEASURE}))
+            return cls(**value)
+        first = {_FIRST_NAMES.get(name, name): name for name in names}
+        _check_keys("spec", value, set(first), optional=frozenset({_OLD_MEASURE}))
+        contexts = value.get(_OLD_MEASURE, ())
+        measure = {_OLD_MEASURE: contexts} if contexts else {}
+        return cls(**{name: value[key] for key, name in first.items()}, measure=measure)
 
 
 def _now() -> str:
@@ -147,10 +167,11 @@ class StudySpec:
         command: The command line that made it, and that resumes it.
         title: Heading of the page.
         quality: The headline number.
+        declaration: What the task says of its axes, units, costs and report sections.
         runs: Every run of the grid, each once.
         notes: Sentences the page must show: data, what was fixed beforehand.
-        budget: A sentence on what is held equal between the mixers.
-        budget_kind: What that is, one of :data:`BUDGETS`.
+        budget: A sentence on what is held equal between the candidates.
+        budget_kind: What that is, one of the declaration's ``budgets``.
         plugins: Modules of the user's own that workers import before the first run.
         created: When, in ISO 8601.
 
@@ -163,9 +184,10 @@ class StudySpec:
     command: str
     title: str
     quality: Quality
+    declaration: Declaration
     runs: Sequence[RunSpec]
     notes: Sequence[str] = ()
-    budget: str = "the same training steps for every mixer"
+    budget: str = "the same training steps for all"
     budget_kind: str = "steps"
     plugins: Sequence[str] = ()
     created: str = field(default_factory=_now)
@@ -173,8 +195,9 @@ class StudySpec:
     def __post_init__(self) -> None:
         for name in ("name", "task", "command", "title", "budget", "created"):
             _check_text(name, getattr(self, name))
-        if self.budget_kind not in BUDGETS:
-            raise ValueError(f"budget_kind must be one of {', '.join(BUDGETS)}, got {self.budget_kind!r}")
+        budgets = self.declaration.budgets
+        if self.budget_kind not in budgets:
+            raise ValueError(f"budget_kind must be one of {', '.join(budgets)}, got {self.budget_kind!r}")
         if not self.runs:
             raise ValueError("runs must hold at least one run, got none")
         for name in ("notes", "plugins"):
@@ -186,7 +209,7 @@ class StudySpec:
             if run.task != self.task:
                 raise ValueError(f"runs must all have the study's task {self.task!r}, got {run.task!r}")
             if run.run_id in seen:
-                raise ValueError(f"runs must differ, got twice: {run.label}")
+                raise ValueError(f"runs must differ, got twice: {run.label(self.declaration.sizes)}")
             seen.add(run.run_id)
 
     def to_json(self) -> dict[str, Any]:
@@ -196,6 +219,7 @@ class StudySpec:
             "format": STUDY_FORMAT,
             **{name: getattr(self, name) for name in texts},
             "quality": asdict(self.quality),
+            "declaration": self.declaration.to_json(),
             "notes": list(self.notes),
             "plugins": list(self.plugins),
             "runs": [run.to_json() for run in self.runs],
@@ -214,7 +238,9 @@ class StudySpec:
             found = value.get("format") if isinstance(value, Mapping) else value
             known = " or ".join(map(repr, formats))
             raise ValueError(f"format must be {known}, got {found!r:.80}")
-        _check_keys("study", value, {"format", *(entry.name for entry in fields(cls))})
+        is_old = value["format"] != STUDY_FORMAT
+        keys = {"format", *(entry.name for entry in fields(cls))} - ({"declaration"} if is_old else set())
+        _check_keys("study", value, keys)
         _check_keys("quality", value["quality"], {entry.name for entry in fields(Quality)})
         for name in ("runs", "notes", "plugins"):
             if not isinstance(value[name], list):
@@ -222,9 +248,14 @@ class StudySpec:
         quality = dict(value["quality"])
         if quality["range"] is not None:
             quality["range"] = tuple(quality["range"])
-        content = {name: value[name] for name in value if name not in ("format", "quality", "runs")}
+        apart = ("format", "quality", "declaration", "runs")
+        content = {name: value[name] for name in value if name not in apart}
         runs = [RunSpec.from_json(run) for run in value["runs"]]
-        return cls(**content, quality=Quality(**quality), runs=runs)
+        installed = task_declaration(value["task"]) if value["task"] in list_tasks() else None
+        declared = installed or LANGUAGE
+        if not is_old:
+            declared = Declaration.from_json(value["declaration"], installed)
+        return cls(**content, quality=Quality(**quality), declaration=declared, runs=runs)
 
     @classmethod
     def read(cls, directory: Path) -> StudySpec:
@@ -295,20 +326,27 @@ def _check_rate(value: Any) -> None:
         raise ValueError(f"learning_rate must be positive and finite, got {value}")
 
 
-def _check_layers(layers: Any) -> None:
-    if isinstance(layers, str) or not isinstance(layers, Sequence):
-        raise TypeError(f"layers must be a list of objects, got {layers!r:.80}")
-    if not layers:
-        raise ValueError("layers must hold at least one layer, got none")
-    for layer in layers:
-        if not isinstance(layer, Mapping) or not isinstance(layer.get("name"), str):
-            raise TypeError(f"every layer must be an object with a 'name', got {layer!r:.80}")
+def _check_definition(definition: Any) -> None:
+    if isinstance(definition, str) or not isinstance(definition, Mapping | Sequence):
+        raise TypeError(f"definition must be an object, or a list of objects, got {definition!r:.80}")
+    if not definition:
+        raise ValueError("definition must say what is built, got nothing")
+    parts = [definition] if isinstance(definition, Mapping) else definition
+    for part in parts:
+        if not isinstance(part, Mapping) or not isinstance(part.get("name"), str):
+            raise TypeError(f"every part of a definition must be an object with a 'name', got {part!r:.80}")
 
 
-def _check_contexts(contexts: Any) -> None:
-    if isinstance(contexts, str) or not isinstance(contexts, Sequence):
-        raise TypeError(f"decode_contexts must be a list of lengths, got {contexts!r:.80}")
-    for before, context in zip((1, *contexts), contexts, strict=False):
-        _check_integer("decode_contexts", context, minimum=2)
-        if context <= before:
-            raise ValueError(f"decode_contexts must grow, got {context} after {before}")
+def check_points(option: str, points: Any, *, least: int = 1) -> None:
+    """Refuse points to measure at that are no growing whole numbers.
+
+    Raises:
+        TypeError: If they are no list of whole numbers.
+        ValueError: If one is below ``least``, or does not grow.
+    """
+    if isinstance(points, str) or not isinstance(points, Sequence):
+        raise TypeError(f"{option} must be a list, got {points!r:.80}")
+    for before, point in zip((least - 1, *points), points, strict=False):
+        _check_integer(option, point, minimum=least)
+        if point <= before:
+            raise ValueError(f"{option} must grow, got {point} after {before}")

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatework.study.companion import COMPANION_FOLDER
-from gatework.study.recall_gap import GapCell, text_gap
-from gatework.study.results import METRICS, ResultStore, decoding_columns, slice_columns
+from gatework.study.results import METRICS, ResultStore, metric_columns, scaling_columns
+from gatework.study.sections import sections_of
 from gatework.study.spec import STUDY_FILE, StudySpec
 from gatework.study.summary import STATUSES, Cell, Run, Summary, summarise
+from gatework.tasks import task_declaration
+from gatework.tasks.declaration import Declaration
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from gatework.study.engine import StudyOutcome
-
-#: What differs between two executions of the same run: when, and how fast.
-_TIMINGS = ("seconds", "tokens_per_second")
 
 
 class Study:
@@ -31,7 +29,7 @@ class Study:
         directory: Where it is.
         spec: The grid and the facts that its page states.
         outcome: How the call that made it went; None if it was only opened.
-        companion: The recall study beside one on text; None if there is none.
+        companion: The study that accompanies it; None if there is none.
     """
 
     def __init__(
@@ -61,50 +59,49 @@ class Study:
         """
         directory = Path(path)
         spec, results = StudySpec.read(directory), ResultStore(directory).read_all()
-        beside = directory / COMPANION_FOLDER
-        has_companion = spec.task == "text" and (beside / STUDY_FILE).exists()
-        return cls(directory, spec, results, outcome, cls.open(beside) if has_companion else None)
+        companion, beside = spec.declaration.companion, None
+        if companion is not None and (directory / companion.option / STUDY_FILE).exists():
+            beside = cls.open(directory / companion.option)
+        return cls(directory, spec, results, outcome, beside)
 
     @cached_property
     def summary(self) -> Summary:
         """What the runs say together."""
-        return summarise(self.spec, self._results)
+        companion = None if self.companion is None else self.companion.summary
+        return summarise(self.spec, self._results, companion)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One row per run of the grid.
 
-        ``quality``, ``loss`` and the slices are measured on test data, ``validation_quality`` and
-        ``validation_loss`` on the data by which learning rates are chosen. All measured costs follow, then
-        the speed of decoding at each context.
+        What is compared, and the size, are called as the task calls them. ``quality``, ``loss`` and the
+        slices are measured on test data, ``validation_quality`` and ``validation_loss`` on the data by which
+        learning rates are chosen. All measured costs follow, then what was measured at growing points.
         """
-        return _table([_run_row(run) for run in self.summary.runs])
+        return _table([_run_row(self.spec.declaration, run) for run in self.summary.runs])
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """One row per mixer, setting and width, at its learning rate that is best on validation data.
+        """One row per candidate, setting and size, at its learning rate that is best on validation data.
 
         ``mean``, ``std``, ``low`` and ``high`` are of the test quality over the ``num_seeds`` that finished;
-        ``validation`` is the mean by which the learning rate was chosen. Costs are means too. On text whose
-        AR hits were told apart, the perplexities follow and, in nats per token, the gap to attention, where
-        it can be compared; ``gap_share`` of it lies on AR hits, where it is clear.
+        ``validation`` is the mean by which the learning rate was chosen. Costs are means too, and so is what
+        was measured at growing points. Columns of the task's own report sections follow.
         """
-        costs = list(dict.fromkeys(name for run in self.summary.runs for name in _costs(run)))
-        gap = text_gap(self.summary)
-        cells = gap.cells if gap is not None and gap.has_slices else [None] * len(self.summary.cells)
-        return _table(
-            [
-                _cell_row(cell, costs) | _gap_row(beside)
-                for cell, beside in zip(self.summary.cells, cells, strict=True)
-            ]
-        )
+        summary = self.summary
+        costs = list(dict.fromkeys(name for run in summary.runs for name in _costs(run)))
+        rows = [_cell_row(self.spec.declaration, cell, costs) for cell in summary.cells]
+        for kind in sections_of(self.spec.declaration):
+            if columns := kind(summary).cell_columns():
+                rows = [{**row, **more} for row, more in zip(rows, columns, strict=True)]
+        return _table(rows)
 
     @property
     def answer(self) -> str:
         """What the study says, in words, with what limits it."""
         from gatework.study.answer import answer
 
-        return answer(self.summary, self.companion.summary if self.companion else None).text
+        return answer(self.summary).text
 
     def report(self) -> Path:
         """Write the page anew, and return its path.
@@ -119,11 +116,12 @@ class Study:
     def __repr__(self) -> str:
         counts = Counter(run.status for run in self.summary.runs)
         statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+        summary, declared = self.summary, self.spec.declaration
         axes = [
-            _several(len(self.summary.mixers), "mixer"),
-            _several(len(self.summary.settings), "setting"),
-            _several(len(self.summary.widths), "width"),
-            _several(len({run.spec.seed for run in self.summary.runs}), "seed"),
+            _several(len(summary.candidates), declared.candidates.name, declared.candidates.plural),
+            _several(len(summary.settings), "setting", "settings"),
+            _several(len(summary.sizes), declared.sizes.name, declared.sizes.plural),
+            _several(len({run.spec.seed for run in summary.runs}), "seed", "seeds"),
         ]
         return f"Study({str(self.directory)!r}, task {self.spec.task!r}: {', '.join(axes)}; runs: {statuses})"
 
@@ -132,71 +130,77 @@ def strip_timings(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored result without what differs when the same command is executed again.
 
     That is when it started, and how long it took: what is left is equal, to the last bit.
+
+    Raises:
+        ValueError: If its task is not known here.
     """
+    declared = task_declaration(result["spec"]["task"])
+    timed = ("seconds", declared.unit.rate)
     kept = deepcopy(dict(result))
     del kept["started"]
-    measured = (kept.get("decoding") or {}).get("measured", ())
-    for table in (kept["cost"], *(kept["curve"] or ()), *measured):
-        for name in _TIMINGS:
-            (table or {}).pop(name, None)
+    for table in (kept["cost"], *(kept["curve"] or ())):
+        _drop(table, timed)
+    for scaling in declared.scalings:
+        timed_curves = [curve.key for curve in scaling.curves if curve.is_timed]
+        for row in ((kept.get("scaling") or {}).get(scaling.key) or {}).get("measured", ()):
+            _drop(row, timed_curves)
     return kept
+
+
+def _drop(table: dict[str, Any] | None, names: Sequence[str]) -> None:
+    for name in names:
+        (table or {}).pop(name, None)
 
 
 def _costs(run: Run) -> dict[str, Any]:
     return (run.result or {}).get("cost") or {}
 
 
-def _run_row(run: Run) -> dict[str, Any]:
+def _run_row(declared: Declaration, run: Run) -> dict[str, Any]:
     result = run.result or {}
     metrics = result.get("metrics") or {}
     return {
         "run_id": run.spec.run_id,
         "setting": run.spec.setting_name,
-        "mixer": run.spec.mixer,
-        "width": run.spec.width,
+        declared.candidates.name: run.spec.candidate,
+        declared.sizes.name: run.spec.size,
         "learning_rate": run.spec.learning_rate,
         "seed": run.spec.seed,
         "status": run.status,
         **{name: metrics.get(name) for name in METRICS},
         **_costs(run),
-        **decoding_columns(result),
-        **slice_columns(metrics),
+        **scaling_columns(declared, result),
+        **metric_columns(declared, metrics),
         "message": result.get("message"),
     }
 
 
-def _cell_row(cell: Cell, costs: list[str]) -> dict[str, Any]:
+def _cell_row(declared: Declaration, cell: Cell, costs: list[str]) -> dict[str, Any]:
     quality, validation = cell.quality, cell.validation
     means = {name: cell.cost(name) for name in costs}
     return {
-        "mixer": cell.mixer,
+        declared.candidates.name: cell.candidate,
         "setting": cell.setting,
-        "width": cell.width,
+        declared.sizes.name: cell.size,
         "learning_rate": cell.learning_rate,
         **{name: getattr(quality, name, None) for name in ("mean", "std", "low", "high")},
         "num_seeds": 0 if quality is None else quality.count,
         "num_diverged": cell.count("diverged"),
         "validation": None if validation is None else validation.mean,
         **{name: None if mean is None else mean.mean for name, mean in means.items()},
-        **{f"decoding tokens_per_second at {context}": rate.mean for context, rate in cell.decoding.items()},
+        **_scaled(declared, cell),
     }
 
 
-def _gap_row(cell: GapCell | None) -> dict[str, Any]:
-    """Means of what is known of a text's AR hits, unrounded and not capped."""
-    if cell is None:
-        return {}
-    spreads = {
-        "perplexity": cell.perplexity("overall"),
-        "perplexity ar_hits": cell.perplexity("ar_hits"),
-        "perplexity other": cell.perplexity("other"),
-        "gap": cell.gap(),
-        "gap ar_hits": cell.gap("ar_hits"),
-        "gap other": cell.gap("other"),
-        "gap_share": cell.share,
-    }
-    means = {name: None if spread is None else spread.mean for name, spread in spreads.items()}
-    return means | {"ar_share": cell.ar_share}
+def _scaled(declared: Declaration, cell: Cell) -> dict[str, float | None]:
+    """Means of the first curve of each scaling, by the names that it has in the table of runs."""
+    columns: dict[str, float | None] = {}
+    for scaling in declared.scalings:
+        first = scaling.curves[0]
+        means = cell.scaling(scaling, first)
+        rows = [{scaling.point: point, first.key: spread.mean} for point, spread in means.items()]
+        columns |= scaling.columns(rows)
+    return columns
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -209,5 +213,5 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table.astype(dict.fromkeys(unknown, "float64"))
 
 
-def _several(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _several(number: int, noun: str, plural: str) -> str:
+    return f"{number} {noun if number == 1 else plural}"

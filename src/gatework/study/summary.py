@@ -1,8 +1,8 @@
-"""What the runs of a study say together: seeds averaged, learning rates chosen, candidates compared.
+"""What the runs of a study say together: seeds averaged, learning rates chosen, choices compared.
 
-A *cell* is one mixer in one setting at one width; its seeds are averaged at the learning rate that is best on
-the validation data, and what is reported of them is the quality on test data, on which nothing is chosen. A
-*candidate* is one mixer at one width, averaged over the settings: what a reader could choose.
+A *cell* is one candidate in one setting at one size; its seeds are averaged at the learning rate that is best
+on the validation data, and what is reported of them is the quality on test data, on which nothing is chosen.
+A *choice* is one candidate at one size, averaged over the settings: what a reader could choose.
 """
 
 from __future__ import annotations
@@ -14,18 +14,10 @@ from statistics import fmean, stdev
 from typing import Any, TypeVar
 
 from gatework.study.spec import RunSpec, StudySpec
+from gatework.tasks.declaration import Declaration, Scaling, ScalingCurve
 from gatework.tasks.task import Quality
 
 STATUSES = ("finished", "diverged", "failed", "missing")
-_COSTS = (
-    "state_bytes",
-    "published_state_bytes",
-    "activation_bytes",
-    "tokens_per_second",
-    "parameters",
-    "training_flops",
-)
-
 _Item = TypeVar("_Item")
 _Key = TypeVar("_Key")
 
@@ -73,17 +65,19 @@ class Run:
         """The headline number, on test data, which only a finished run has."""
         return self.metric("quality") if self.status == "finished" else None
 
-    @property
-    def decoding(self) -> Mapping[int, Mapping[str, Any]]:
-        """What was measured of decoding, by length of context; nothing where it was not."""
-        measured = ((self.result or {}).get("decoding") or {}).get("measured", ())
-        return {row["context"]: row for row in measured}
+    def measured(self, scaling: Scaling) -> Mapping[int, Mapping[str, Any]]:
+        """Return what was measured at growing points, by the point; nothing where it was not."""
+        rows = self._scaling(scaling).get("measured", ())
+        return {row[scaling.point]: row for row in rows if scaling.point in row}
 
-    @property
-    def decoding_stopped(self) -> str | None:
-        """Why decoding was not measured at longer contexts that were asked for."""
-        stopped: str | None = ((self.result or {}).get("decoding") or {}).get("stopped")
-        return stopped
+    def stopped(self, scaling: Scaling) -> str | None:
+        """Return why nothing was measured at further points that were asked for."""
+        reason: str | None = self._scaling(scaling).get("stopped")
+        return reason
+
+    def _scaling(self, scaling: Scaling) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = ((self.result or {}).get("scaling") or {}).get(scaling.key) or {}
+        return found
 
     @property
     def validation_quality(self) -> float | None:
@@ -124,20 +118,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Cell:
-    """One mixer in one setting at one width, at the learning rate that is best on validation data.
+    """One candidate in one setting at one size, at the learning rate that is best on validation data.
 
     Attributes:
-        mixer: Label of the mixer.
+        candidate: Its label.
         setting: Name of the setting.
-        width: Number of channels.
+        size: The size.
         runs: The seeds of the learning rate that was chosen.
         num_rates: How many learning rates there were to choose from.
         num_unstable_rates: At how many of them a seed diverged.
     """
 
-    mixer: str
+    candidate: str
     setting: str
-    width: int
+    size: int
     runs: Sequence[Run]
     num_rates: int
     num_unstable_rates: int
@@ -161,23 +155,14 @@ class Cell:
         """Summarise one measured cost over the seeds."""
         return Spread.of(run.cost(name) for run in self.runs)
 
-    @cached_property
-    def decoding(self) -> dict[int, Spread]:
-        """Tokens per second of decoding over the seeds, by length of context."""
-        return self._decoded("tokens_per_second")
-
-    @cached_property
-    def decoding_state(self) -> dict[int, Spread]:
-        """Bytes that decoding carries, by length of context."""
-        return self._decoded("state_bytes")
-
-    def _decoded(self, name: str) -> dict[int, Spread]:
-        contexts = sorted({context for run in self.runs for context in run.decoding})
+    def scaling(self, scaling: Scaling, curve: ScalingCurve) -> dict[int, Spread]:
+        """Summarise what was measured at growing points over the seeds, by the point."""
+        measured = [run.measured(scaling) for run in self.runs]
+        points = sorted({point for rows in measured for point in rows})
         found = {
-            context: Spread.of(run.decoding.get(context, {}).get(name) for run in self.runs)
-            for context in contexts
+            point: Spread.of(rows.get(point, {}).get(curve.key) for rows in measured) for point in points
         }
-        return {context: spread for context, spread in found.items() if spread is not None}
+        return {point: spread for point, spread in found.items() if spread is not None}
 
     def count(self, status: str) -> int:
         """Return how many seeds ended (or not) with that status."""
@@ -185,31 +170,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One mixer at one width over all settings: something a reader could choose.
+class Choice:
+    """One candidate at one size over all settings: something a reader could choose.
 
     Attributes:
-        mixer: Label of the mixer.
-        width: Number of channels.
+        candidate: Its label.
+        size: The size.
         quality: On test data, mean over settings; its spread is that of the seeds, each averaged over the
             settings.
-        state_bytes: Decoding state, in the setting where it is largest.
-        published_state_bytes: The same as the mixers' papers count it, if they do.
-        activation_bytes: Memory kept for the backward pass, in the setting where it is largest.
-        tokens_per_second: Training throughput, mean over settings.
-        parameters: Trainable parameters, in the setting where they are most.
-        training_flops: Floating-point operations of one whole run, in the setting where they are most.
+        costs: Every counted cost by its key, in the setting where it is largest; None where it is unknown.
+        rate: Training throughput, mean over settings.
     """
 
-    mixer: str
-    width: int
+    candidate: str
+    size: int
     quality: Spread
-    state_bytes: float | None
-    published_state_bytes: float | None
-    activation_bytes: float | None
-    tokens_per_second: float | None
-    parameters: float | None
-    training_flops: float | None
+    costs: Mapping[str, float | None]
+    rate: float | None
 
 
 @dataclass(frozen=True)
@@ -220,11 +197,18 @@ class Summary:
         study: The study.
         runs: Every run of its grid, in the order of the grid.
         num_foreign: Results that belong to no run of the grid, and are left out.
+        companion: The study that accompanies it, if there is one.
     """
 
     study: StudySpec
     runs: Sequence[Run]
     num_foreign: int
+    companion: Summary | None = None
+
+    @property
+    def declared(self) -> Declaration:
+        """What the task says of its axes, units and costs."""
+        return self.study.declaration
 
     @property
     def quality(self) -> Quality:
@@ -232,9 +216,9 @@ class Summary:
         return self.study.quality
 
     @cached_property
-    def mixers(self) -> list[str]:
-        """Labels of the mixers, in the order of the grid."""
-        return list(dict.fromkeys(run.spec.mixer for run in self.runs))
+    def candidates(self) -> list[str]:
+        """Labels of what is compared, in the order of the grid."""
+        return list(dict.fromkeys(run.spec.candidate for run in self.runs))
 
     @cached_property
     def settings(self) -> list[str]:
@@ -242,13 +226,18 @@ class Summary:
         return list(dict.fromkeys(run.spec.setting_name for run in self.runs))
 
     @cached_property
-    def widths(self) -> list[int]:
-        """All widths, growing."""
-        return sorted({run.spec.width for run in self.runs})
+    def sizes(self) -> list[int]:
+        """All sizes, growing."""
+        return sorted({run.spec.size for run in self.runs})
+
+    @cached_property
+    def definitions(self) -> dict[str, Any]:
+        """What each candidate is built from, by its label."""
+        return {run.spec.candidate: run.spec.definition for run in reversed(self.runs)}
 
     @cached_property
     def clearest_setting(self) -> int:
-        """Position of the setting in which the mixers differ most: the one worth showing first."""
+        """Position of the setting in which the candidates differ most: the one worth showing first."""
 
         def spread(setting: str) -> float:
             values = [cell.quality.mean for cell in self.cells if cell.setting == setting and cell.quality]
@@ -259,15 +248,12 @@ class Summary:
     @cached_property
     def cells(self) -> list[Cell]:
         """Every cell of the grid, in its order."""
-        groups = _group(self.runs, lambda run: (run.spec.mixer, run.spec.setting_name, run.spec.width))
-        return [
-            self._best_cell(mixer, setting, width, runs) for (mixer, setting, width), runs in groups.items()
-        ]
+        groups = _group(self.runs, lambda run: (run.spec.candidate, run.spec.setting_name, run.spec.size))
+        return [self._best_cell(*key, runs) for key, runs in groups.items()]
 
-    @cached_property
-    def decode_contexts(self) -> list[int]:
-        """Lengths of context at which decoding was measured in any run, growing."""
-        return sorted({context for run in self.runs for context in run.decoding})
+    def points(self, scaling: Scaling) -> list[int]:
+        """Return the points at which something was measured in any run, growing."""
+        return sorted({point for run in self.runs for point in run.measured(scaling)})
 
     @property
     def has_rate_choice(self) -> bool:
@@ -275,18 +261,18 @@ class Summary:
         return any(cell.num_rates > 1 for cell in self.cells)
 
     @cached_property
-    def candidates(self) -> list[Candidate]:
-        """Every mixer and width with a finished seed in each setting and no diverged one, best first."""
-        groups = _group(self.cells, lambda cell: (cell.mixer, cell.width))
-        found = (self._candidate(cells) for cells in groups.values())
+    def choices(self) -> list[Choice]:
+        """Every candidate and size with a finished seed in each setting and no diverged one, best first."""
+        groups = _group(self.cells, lambda cell: (cell.candidate, cell.size))
+        found = (self._choice(cells) for cells in groups.values())
         return sorted(
             (entry for entry in found if entry), key=lambda entry: -self.goodness(entry.quality.mean)
         )
 
     @property
     def unstable(self) -> list[tuple[str, int]]:
-        """Mixer and width wherever a seed diverged at the chosen learning rate."""
-        found = ((cell.mixer, cell.width) for cell in self.cells if cell.count("diverged"))
+        """Candidate and size wherever a seed diverged at the chosen learning rate."""
+        found = ((cell.candidate, cell.size) for cell in self.cells if cell.count("diverged"))
         return list(dict.fromkeys(found))
 
     def count(self, status: str) -> int:
@@ -297,7 +283,7 @@ class Summary:
         """Return ``quality`` with the sign that makes larger better."""
         return quality if self.quality.better == "higher" else -quality
 
-    def _best_cell(self, mixer: str, setting: str, width: int, runs: Sequence[Run]) -> Cell:
+    def _best_cell(self, candidate: str, setting: str, size: int, runs: Sequence[Run]) -> Cell:
         """Choose the learning rate by its mean on validation data, never by what it reached on test data.
 
         A rate of which a seed diverged comes after all others, because survivors flatter; one of which no
@@ -305,7 +291,7 @@ class Summary:
         """
         by_rate = _group(runs, lambda run: run.spec.learning_rate)
         unstable = sum(any(run.status == "diverged" for run in group) for group in by_rate.values())
-        cells = [Cell(mixer, setting, width, group, len(by_rate), unstable) for group in by_rate.values()]
+        cells = [Cell(candidate, setting, size, group, len(by_rate), unstable) for group in by_rate.values()]
 
         def rank(cell: Cell) -> tuple[bool, bool, bool, float]:
             mean = self.goodness(cell.validation.mean) if cell.validation else 0.0
@@ -314,8 +300,8 @@ class Summary:
 
         return max(cells, key=rank)
 
-    def _candidate(self, cells: Sequence[Cell]) -> Candidate | None:
-        """Average one mixer at one width over the settings; None if it cannot be compared in all of them."""
+    def _choice(self, cells: Sequence[Cell]) -> Choice | None:
+        """Average one candidate at one size over all settings; None if it cannot be compared in each."""
         means = [cell.quality.mean for cell in cells if cell.quality and not cell.count("diverged")]
         if len(means) < len(self.settings):
             return None
@@ -326,21 +312,24 @@ class Summary:
             if len(values := [run.quality for run in runs if run.quality is not None]) == len(cells)
         ]
         quality = Spread.around(fmean(means), complete)
-        costs = {name: [cell.cost(name) for cell in cells] for name in _COSTS}
-        largest = {name: _over(spreads, max) for name, spreads in costs.items()}
-        largest["tokens_per_second"] = _over(costs["tokens_per_second"], fmean)
-        return Candidate(cells[0].mixer, cells[0].width, quality, **largest)
+        keys = [cost.key for cost in self.declared.all_costs]
+        costs = {key: _over([cell.cost(key) for cell in cells], max) for key in keys}
+        rate = _over([cell.cost(self.declared.unit.rate) for cell in cells], fmean)
+        return Choice(cells[0].candidate, cells[0].size, quality, costs, rate)
 
 
-def summarise(study: StudySpec, results: Mapping[str, Mapping[str, Any]]) -> Summary:
+def summarise(
+    study: StudySpec, results: Mapping[str, Mapping[str, Any]], companion: Summary | None = None
+) -> Summary:
     """Bring a study and its stored results together.
 
     Args:
         study: The study.
         results: Results by run id; those of runs outside the grid are counted and left out.
+        companion: The study that accompanies it.
     """
     runs = [Run(spec, results.get(spec.run_id)) for spec in study.runs]
-    return Summary(study, runs, len(set(results) - {spec.run_id for spec in study.runs}))
+    return Summary(study, runs, len(set(results) - {spec.run_id for spec in study.runs}), companion)
 
 
 def _over(spreads: Sequence[Spread | None], combine: Callable[[list[float]], float]) -> float | None:

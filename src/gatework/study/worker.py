@@ -13,13 +13,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from gatework.registry import load_entry_points, load_plugins, mixer_entry
+from gatework.registry import load_entry_points, load_plugins
 from gatework.study.spec import StudyError
 
 Execute = Callable[[dict[str, Any]], dict[str, Any]]
@@ -36,15 +36,15 @@ class Setup:
         execute: ``"module:function"`` that maps a spec (a JSON object) to a result (another).
         num_threads: Threads that PyTorch may use.
         plugins: Modules to import, which register mixers and tasks.
-        mixers: Names of mixers that runs will ask for.
         task: Name of the task that runs will ask for, if that is known.
+        candidates: Definitions of the candidates that runs will ask for, by label.
     """
 
     execute: str
     num_threads: int = 1
     plugins: tuple[str, ...] = ()
-    mixers: tuple[str, ...] = ()
     task: str | None = None
+    candidates: Mapping[str, Any] = field(default_factory=dict)
 
 
 def serve(connection: Connection, setup: Setup) -> None:
@@ -74,7 +74,7 @@ def load(setup: Setup) -> Execute:
     """Import everything heavy, after the number of threads is settled, and the plugins.
 
     Raises:
-        StudyError: If a plugin cannot be loaded, or this process lacks a mixer or the task.
+        StudyError: If a plugin cannot be loaded, or this process lacks a candidate or the task.
     """
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(setup.num_threads)
@@ -121,22 +121,25 @@ def cpu_seconds() -> float:
 
 
 def _check_known(setup: Setup) -> None:
-    """Refuse mixers and tasks that were registered in the study's own process only."""
-    from gatework.tasks import list_tasks
+    """Refuse candidates and tasks that were registered in the study's own process only."""
+    from gatework.tasks import list_tasks, task_declaration
 
     remedy = (
         "is registered in the process of the study but not in its workers: "
         "put what registers it into a module, and name that as a plugin"
     )
-    for name in setup.mixers:
-        try:
-            mixer_entry(name)
-        except ValueError as error:
-            raise ValueError(f"mixer {name!r} {remedy}") from error
-    if setup.task is not None and setup.task not in list_tasks():
+    if setup.task is None:
+        return
+    if setup.task not in list_tasks():
         load_entry_points()
         if setup.task not in list_tasks():
             raise ValueError(f"task {setup.task!r} {remedy}")
+    declared = task_declaration(setup.task)
+    for label, definition in setup.candidates.items():
+        try:
+            declared.check(definition)
+        except ValueError as error:
+            raise ValueError(f"{declared.candidates.name} {label!r} {remedy} ({error})") from error
 
 
 def _exit_with_parent() -> None:

@@ -22,6 +22,7 @@ from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig
 from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkForCausalLM
 from gatework.registry import suggestion
+from gatework.tasks.language import LanguageTask
 from gatework.tasks.next_token import NextTokenModule
 from gatework.tasks.task import Quality, Training
 
@@ -42,7 +43,7 @@ _TEST_BATCH = 250
 
 
 @dataclass(frozen=True)
-class RecallTask:
+class RecallTask(LanguageTask):
     """A mixture of recall settings to train on, and others to choose by and to test on.
 
     Attributes:

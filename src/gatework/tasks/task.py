@@ -1,17 +1,21 @@
-"""What a study needs to know of a task; light to import."""
+"""What a task is: data, models, training and costs behind one interface; light to import."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from gatework.registry import suggestion
+from gatework.tasks.declaration import Declaration, Scaling
 
 if TYPE_CHECKING:
-    from gatework.data.segment import TokenBatch
-    from gatework.models.language.decoder import GateworkForCausalLM
-    from gatework.tasks.next_token import NextTokenModule
+    from torch import nn
+
+    from gatework.tasks.module import TaskModule
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Training:
 
     Attributes:
         steps: Optimizer steps.
-        batch_size: Sequences per step.
+        batch_size: Examples per step: sequences, images.
         weight_decay: The optimizer's decay, on all parameters.
         warmup: Fraction of the steps over which the learning rate rises.
         final_rate: Learning rate at the end over its peak; it falls along a cosine.
@@ -65,6 +69,20 @@ class Training:
             if not isinstance(value, int | float) or not low <= value <= high:
                 raise ValueError(f"training.{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Training:
+        """Make the training of a spec's options.
+
+        Raises:
+            TypeError: If there is no such option.
+            ValueError: If a value is out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        for option in options:
+            if option not in known:
+                raise TypeError(f"training has no option {option!r}{suggestion(str(option), known)}")
+        return cls(**options)
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -103,39 +121,186 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-@runtime_checkable
-class Task(Protocol):
-    """One setting of a task: its data, and the module that trains a model on it.
+class Task:
+    """One setting of a task: its data, how a model is built for it, and the module that trains one.
 
-    A task whose training examples are counted may also have ``batches_per_epoch(batch_size)``, the number of
-    batches in a pass over them; ``gatework fit`` needs it for a training whose length is said in epochs.
+    Subclasses are made from a JSON setting and declare, as class attributes or properties, ``declaration``
+    and ``quality``. They must have :meth:`describe`, :meth:`train_batches`, :meth:`validation_batches`,
+    :meth:`test_batches`, :meth:`build_model` and :meth:`module`; what else is here they may override.
+
+    Attributes:
+        declaration: Axes, units, costs and report sections, known before anything heavy is imported.
     """
 
-    quality: Quality
+    declaration: ClassVar[Declaration]
+
+    @property
+    def quality(self) -> Quality:
+        """The headline number."""
+        raise NotImplementedError
 
     @classmethod
     def from_setting(cls, setting: Mapping[str, Any]) -> Task:
-        """Make the task from a JSON setting, refusing an impossible one at once."""
+        """Make the task from a JSON setting, refusing an impossible one at once.
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens."""
+        Here the options of a setting are the fields of the class, if it is a dataclass.
 
-    @property
-    def length(self) -> int:
-        """Length of the longest sequences."""
+        Raises:
+            TypeError: If there is no such option, or a value has another type.
+            ValueError: If a value is out of range.
+        """
+        known = list(getattr(cls, "__dataclass_fields__", {}))
+        for option in setting:
+            if known and option not in known:
+                raise TypeError(f"setting has no option {option!r}{suggestion(str(option), known)}")
+        return cls(**setting)
 
     def describe(self) -> list[str]:
         """Return sentences about the data for the report."""
+        raise NotImplementedError
 
-    def train_batches(self, batch_size: int, *, steps: int, seed: int) -> Iterable[TokenBatch]:
-        """Return training batches: the data are the task's, only their order follows from ``seed``."""
+    def train_batches(self, batch_size: int, *, steps: int, seed: int) -> Iterable[Any]:
+        """Return training batches: the data are the task's, only their order follows from ``seed``.
 
-    def validation_batches(self) -> Iterable[TokenBatch]:
+        ``gatework fit`` needs a :class:`~gatework.data.loader.ResumableLoader`, a study anything that has at
+        least ``steps`` batches, or can be read again.
+        """
+        raise NotImplementedError
+
+    def validation_batches(self) -> Iterable[Any]:
         """Return the batches to choose by (learning rates, checkpoints); none of them is test data."""
+        raise NotImplementedError
 
-    def test_batches(self) -> Iterable[TokenBatch]:
+    def test_batches(self) -> Iterable[Any]:
         """Return the batches to report on, which nothing was chosen by."""
+        raise NotImplementedError
 
-    def module(self, model: GateworkForCausalLM, training: Training, learning_rate: float) -> NextTokenModule:
+    def batches_per_epoch(self, batch_size: int) -> int | None:
+        """Return the batches of one pass over the training data; None if they have no end."""
+        return None
+
+    def model_options(self, definition: Any, size: int) -> dict[str, Any]:
+        """Return what a candidate at a size means as options of :meth:`build_model`.
+
+        Args:
+            definition: The candidate's, as :attr:`Declaration.parse` has read it.
+            size: A value of the axis of sizes.
+
+        Returns:
+            Here the options of the definition, and the size under the name of its axis.
+        """
+        return {**definition, self.declaration.sizes.name: size}
+
+    def build_model(self, options: Mapping[str, Any]) -> nn.Module:
+        """Build a model for the data of this setting; its weights follow from PyTorch's random state.
+
+        Must also work under ``torch.device("meta")``: studies check their plans so.
+
+        Args:
+            options: The ``model`` section of a recipe, or :meth:`model_options` with a study's ``model``.
+
+        Raises:
+            TypeError: If there is no such option.
+            ValueError: If a value is impossible.
+        """
+        raise NotImplementedError
+
+    def module(self, model: Any, training: Training, learning_rate: float) -> TaskModule:
         """Return the Lightning module that trains ``model``."""
+        raise NotImplementedError
+
+    def work(self, batch: Any) -> int:
+        """Return how many units of work are in a batch; here the number of its examples."""
+        from gatework.tasks.batches import num_examples
+
+        return num_examples(batch)
+
+    def costs(self, model: Any) -> dict[str, int | float | None]:
+        """Count the costs that the task declares beside the common ones; ``None`` where there is none."""
+        return {}
+
+    def measure(self, model: Any, scaling: Scaling, points: Sequence[int]) -> dict[str, Any]:
+        """Measure a trained model at growing points, for each :class:`Scaling` that the task declares.
+
+        Returns:
+            ``measured``, an object for each point that was reached with the point and every curve's value,
+            and ``stopped``, why longer points are missing, or None.
+        """
+        raise NotImplementedError
+
+    def predict(self, module: TaskModule, request: Prediction) -> Iterable[dict[str, Any]] | str:
+        """Return what ``gatework predict`` gives: rows for a file, or a text to print.
+
+        Here a row for each example of the split, as :meth:`TaskModule.predictions` writes it.
+        """
+        from gatework.tasks.batches import predict_batches
+
+        batches = self.validation_batches() if request.split == "validation" else self.test_batches()
+        return predict_batches(module, batches, bar=request.bar)
+
+    def save_model(self, model: Any, directory: Path) -> None:
+        """Write a trained model to an empty folder, with its weights in ``model.safetensors``.
+
+        What must lie beside them so that others can load the model is the task's to write.
+        """
+        from safetensors.torch import save_model
+
+        directory.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(directory / "model.safetensors"))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What ``gatework predict`` asks of a task.
+
+    Attributes:
+        split: ``"validation"`` or ``"test"``.
+        options: The task's own options, of its ``predict_options``; None if it has none.
+        weights: The file that the weights came from.
+        seed: Seed of whatever is random.
+        bar: Whether to show progress on standard error.
+    """
+
+    split: str
+    options: Any
+    weights: Path
+    seed: int = 0
+    bar: bool = False
+
+
+#: What every task must have, beyond what :class:`Task` gives it.
+_PARTS = (
+    "declaration",
+    "quality",
+    "describe",
+    "train_batches",
+    "validation_batches",
+    "test_batches",
+    "build_model",
+    "module",
+)
+
+
+def check_parts(name: str, kind: type[Task]) -> None:
+    """Refuse a task without a part that it needs.
+
+    Raises:
+        TypeError: Naming the task and every part that it lacks.
+    """
+    declared = getattr(kind, "declaration", None)
+    needed: tuple[str, ...] = _PARTS
+    if declared is not None and not isinstance(declared, Declaration):
+        raise TypeError(
+            f"task {name!r}: declaration must be a gatework.tasks.declaration.Declaration, "
+            f"got {declared!r:.80}"
+        )
+    if declared is not None and declared.costs:
+        needed = (*needed, "costs")
+    if declared is not None and declared.scalings:
+        needed = (*needed, "measure")
+    own = getattr(kind, "__dataclass_fields__", {})
+    missing = [
+        part for part in needed if part not in own and getattr(kind, part, None) is getattr(Task, part, None)
+    ]
+    if missing:
+        raise TypeError(f"task {name!r} lacks {', '.join(missing)}: see gatework.tasks.task.Task")

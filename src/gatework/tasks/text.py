@@ -27,8 +27,12 @@ from gatework.data.tokens import TokenCorpus, load_tokens
 from gatework.files import replacing
 from gatework.models.language.decoder import GateworkForCausalLM
 from gatework.registry import suggestion
+from gatework.tasks.continue_text import continue_text, tokenizer_beside
+from gatework.tasks.language import LanguageTask
+from gatework.tasks.module import TaskModule
 from gatework.tasks.next_token import NextTokenModule
-from gatework.tasks.task import Quality, Training
+from gatework.tasks.task import Prediction, Quality, Training
+from gatework.tasks.text_declaration import TEXT
 from gatework.tasks.text_module import Recalled, TextModule
 
 #: The share of AR hits that the paper reports at its full scale (arXiv:2312.04927, section 3).
@@ -72,7 +76,7 @@ class TextSource:
 
 
 @dataclass(frozen=True)
-class TextTask:
+class TextTask(LanguageTask):
     """Predict the next token of a text.
 
     Scores are bits per byte, whatever the tokens; unless these are bytes, the loss is also given on recalled
@@ -89,6 +93,8 @@ class TextTask:
             the number whose share of AR hits in the test data is nearest to ``ar_share``.
         ar_share: That share; the published one by default, because slices compare only at similar shares.
     """
+
+    declaration = TEXT
 
     source: TextSource = field(default_factory=TextSource)
     length: int = 256
@@ -206,6 +212,20 @@ class TextTask:
     def module(self, model: GateworkForCausalLM, training: Training, learning_rate: float) -> NextTokenModule:
         """Return the Lightning module that trains ``model``."""
         return TextModule(model, training, learning_rate, self.tokenizer, self.recalled())
+
+    def predict(self, module: TaskModule, request: Prediction) -> Iterable[dict[str, Any]] | str:
+        """Return a row for each sequence of the split, or the prompt with its continuation."""
+        if request.options.prompt is None:
+            return super().predict(module, request)
+        assert isinstance(module, NextTokenModule)
+        return str(request.options.prompt) + continue_text(
+            module.model,
+            tokenizer_beside(request.weights, self.tokenizer),
+            request.options.prompt,
+            max_new_tokens=request.options.max_new_tokens,
+            temperature=request.options.temperature,
+            seed=request.seed,
+        )
 
     def _load(self) -> TokenCorpus:
         return _corpus(self.source)

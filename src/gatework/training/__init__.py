@@ -6,7 +6,4 @@
 - :mod:`gatework.training.resume`: checkpoints from which training goes on bit by bit the same.
 - :mod:`gatework.training.fit`: one training from beginning to end, and its directory.
 - :mod:`gatework.training.evaluate`: scores and predictions of what was trained.
-- :mod:`gatework.training.slice_scores`: any causal language model of Transformers, scored on AR slices;
-  :mod:`~gatework.training.slice_options` says what can be chosen, :mod:`~gatework.training.causal_model`
-  loads it.
 """

@@ -20,23 +20,19 @@ from lightning import LightningDataModule, Trainer
 
 from gatework.checkpoints import CheckpointError, load_checkpoint
 from gatework.data.loader import ResumableLoader
-from gatework.data.segment import TokenBatch
-from gatework.data.tokenizer import TextTokenizer
 from gatework.files import FileError, exclusive, remove_leftovers, write_atomically, write_json
-from gatework.models.language.decoder import GateworkForCausalLM
-from gatework.tasks.next_token import DivergedError, NextTokenModule
+from gatework.signals import StopSignals
+from gatework.tasks.module import DivergedError, TaskModule, make_module
 from gatework.tasks.task import Task, Training
 from gatework.training.callbacks import check_callbacks, make_callbacks
-from gatework.training.causal_model import without_bars
 from gatework.training.checkpoint_io import read_checkpoint
 from gatework.training.environment import environment
-from gatework.training.evaluate import MODEL, make_model, make_task, model_weights, score
 from gatework.training.metrics import MetricsLog
 from gatework.training.progress import TrainingProgress
 from gatework.training.random_state import seed_everything
 from gatework.training.recipe import Recipe, differences, read_recipe
-from gatework.training.resume import LAST, ExactResume
-from gatework.training.signals import InterruptedTrainingError, StopSignals
+from gatework.training.resume import LAST, ExactResume, InterruptedTrainingError
+from gatework.training.trained import MODEL, make_task, model_weights, score
 from gatework.training.trainer import make_loggers, make_trainer, quiet
 
 RESULT_FORMAT = "gatework.fit/1"
@@ -94,7 +90,7 @@ def fit(recipe: Recipe, directory: Path, *, plugins: Sequence[str] = (), resume_
 class _Session:
     """What one process holds while it trains."""
 
-    module: NextTokenModule
+    module: TaskModule
     trainer: Trainer
     data: _Data
     resume: ExactResume
@@ -104,10 +100,10 @@ class _Session:
 class _Data(LightningDataModule):
     """The batches that are left, and the validation batches."""
 
-    def __init__(self, train: ResumableLoader[TokenBatch], validation: Any, *, first: int, stop: int) -> None:
+    def __init__(self, train: ResumableLoader[Any], validation: Any, *, first: int, stop: int) -> None:
         super().__init__()
         self.train, self.validation = train, validation
-        self.own: ResumableLoader[TokenBatch] | None = None
+        self.own: ResumableLoader[Any] | None = None
         self.first, self.stop = first, stop
 
     def train_dataloader(self) -> _Rest:
@@ -134,10 +130,10 @@ class _Rest:
     may be due.
     """
 
-    def __init__(self, loader: ResumableLoader[TokenBatch], first: int, stop: int) -> None:
+    def __init__(self, loader: ResumableLoader[Any], first: int, stop: int) -> None:
         self.loader, self.first, self.stop = loader, first, max(stop, first + 1)
 
-    def __iter__(self) -> Iterator[TokenBatch]:
+    def __iter__(self) -> Iterator[Any]:
         return self.loader.read(self.first, self.stop)
 
     def __len__(self) -> int:
@@ -165,8 +161,8 @@ class _Fit:
         with quiet():
             seed_everything(self.recipe.seed)
             torch.manual_seed(self.recipe.seed)
-            model = make_model(self.recipe, self.task)
-            module = self.task.module(model, self.training, self.recipe.learning_rate)
+            model = self.task.build_model(self.recipe.model)
+            module = make_module(self.task, model, self.training, self.recipe.learning_rate)
             if self.recipe.trainer.precision == "64-true":
                 module.double()  # Lightning does so after it has put a checkpoint's weights into 32 bits
             checkpoint = self._checkpoint(module)
@@ -186,21 +182,21 @@ class _Fit:
         """Score the final weights, and write them and the result."""
         assert self.session is not None
         session, recipe = self.session, self.recipe
-        model = make_model(recipe, self.task)
+        model = self.task.build_model(recipe.model)
         load_checkpoint(model, model_weights(read_checkpoint(self.last)))
-        module = self.task.module(model, self.training, recipe.learning_rate)
+        module = make_module(self.task, model, self.training, recipe.learning_rate)
         stop = [session.resume]
         scores = {
             "validation": score(module, self.task.validation_batches(), recipe.trainer, stop),
             "test": score(module, self.task.test_batches(), recipe.trainer, stop),
         }
-        _save_model(model, getattr(self.task, "tokenizer", None), self.directory / MODEL)
+        _save_model(self.task, model, self.directory / MODEL)
         quality = self.task.quality
         result = {
             "format": RESULT_FORMAT,
             "quality": {"name": quality.name, "better": quality.better, "unit": quality.unit},
             "steps": session.trainer.global_step,
-            "tokens": session.metrics.tokens,
+            self.task.declaration.unit.plural: session.metrics.work,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "averaged": recipe.trainer.ema_decay is not None,
             **scores,
@@ -216,7 +212,7 @@ class _Fit:
             file=sys.stderr,
         )
 
-    def _checkpoint(self, module: NextTokenModule) -> dict[str, Any] | None:
+    def _checkpoint(self, module: TaskModule) -> dict[str, Any] | None:
         """Read the checkpoint to go on from, and see that it fits before anything is changed."""
         if not self.last.is_file():
             return None
@@ -233,7 +229,7 @@ class _Fit:
             raise CheckpointError(f"{self.last} is of step {step!r}, and training has {self.training.steps}")
         return checkpoint
 
-    def _session(self, module: NextTokenModule, step: int) -> _Session:
+    def _session(self, module: TaskModule, step: int) -> _Session:
         recipe, training, options = self.recipe, self.training, self.recipe.trainer
         every = training.steps // training.evaluations
         resume = ExactResume(
@@ -245,7 +241,9 @@ class _Fit:
             quality=self.task.quality,
             signals=self.signals,
         )
-        metrics = MetricsLog(self.directory / METRICS, steps=training.steps, log_every=options.log_every)
+        metrics = MetricsLog(
+            self.directory / METRICS, self.task, steps=training.steps, log_every=options.log_every
+        )
         bar = None if options.progress_bar else False
         progress = TrainingProgress(steps=training.steps, quality=self.task.quality.name, bar=bar)
         first_process = _is_first_process()
@@ -253,6 +251,7 @@ class _Fit:
             options,
             steps=training.steps,
             validate_every=every,
+            sharded_blocks=module.sharded_blocks(),
             callbacks=[*self.callbacks, metrics, progress, resume],
             loggers=make_loggers(options, self.directory, first_step=step + 1, name=self.directory.name)
             if first_process
@@ -292,8 +291,7 @@ def _resolve(recipe: Recipe, task: Task) -> Training:
     """Count the steps of a training in epochs."""
     per_epoch = None
     if recipe.training.epochs is not None:
-        count = getattr(task, "batches_per_epoch", None)
-        per_epoch = None if count is None else count(recipe.training.batch_size)
+        per_epoch = task.batches_per_epoch(recipe.training.batch_size)
     options = recipe.trainer
     return recipe.training.resolved(per_epoch, options.devices * options.accumulate_grad_batches)
 
@@ -329,16 +327,12 @@ def _claimed(recipe: Recipe, directory: Path) -> Iterator[bool]:
         yield is_new
 
 
-def _save_model(model: GateworkForCausalLM, tokenizer: TextTokenizer | None, directory: Path) -> None:
-    """Write the model, and the tokenizer beside it, so that ``directory`` holds the old or all of the new."""
-    model.config.use_cache = True
+def _save_model(task: Task, model: Any, directory: Path) -> None:
+    """Write the model as its task does, so that ``directory`` holds the old or all of the new."""
     temporary, old = (directory.with_name(f".{directory.name}.{kind}") for kind in ("new", "old"))
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
-    with without_bars():
-        model.save_pretrained(temporary)
-    if tokenizer is not None:
-        tokenizer.pretrained().save_pretrained(str(temporary))
+    task.save_model(model, temporary)
     if directory.exists():
         os.replace(directory, old)
     os.replace(temporary, directory)

@@ -10,12 +10,13 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from gatework.data.segment import TokenBatch
 from gatework.files import write_atomically
-from gatework.tasks.next_token import NextTokenModule
+from gatework.tasks.module import TaskModule
+from gatework.tasks.task import Task
 from gatework.training.processes import gather
 
-COLUMNS = ("step", "tokens", "split", "loss", "quality", "learning_rate")
+#: What rows hold beside the work so far, whose column has the name of its unit: ``tokens``, ``images``.
+_COLUMNS = ("step", "split", "loss", "quality", "learning_rate")
 
 
 class MetricsLog(Callback):
@@ -26,17 +27,20 @@ class MetricsLog(Callback):
 
     Args:
         path: The CSV file.
+        task: Counts the work.
         steps: Steps of the whole training.
         log_every: Steps between rows of the training loss.
 
     Attributes:
-        tokens: Tokens read by all processes.
+        work: Units of work by all processes, such as tokens.
         row: The last row, of each split.
     """
 
-    def __init__(self, path: Path, *, steps: int, log_every: int) -> None:
-        self.path, self.steps, self.log_every = path, steps, log_every
-        self.tokens = 0
+    def __init__(self, path: Path, task: Task, *, steps: int, log_every: int) -> None:
+        self.path, self.task, self.steps, self.log_every = path, task, steps, log_every
+        self.unit = task.declaration.unit.plural
+        self.columns = (_COLUMNS[0], self.unit, *_COLUMNS[1:])
+        self.work = 0
         self.row: dict[str, dict[str, Any]] = {}
         self._loss, self._batches = 0.0, 0
         self._step, self._rate = 0, 0.0
@@ -49,11 +53,11 @@ class MetricsLog(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what enters the next rows."""
-        return {"tokens": self.tokens}
+        return {self.unit: self.work}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with it."""
-        self.tokens = state_dict["tokens"]
+        self.work = state_dict[self.unit]
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -79,7 +83,8 @@ class MetricsLog(Callback):
             due = self._resumed["validation_due"]
             rows = [row for row in read_metrics(self.path) if _is_behind(row, self._step, due=due)]
         if trainer.is_global_zero:
-            write_atomically(self.path, _table([dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]))
+            head = dict(zip(self.columns, self.columns, strict=True))
+            write_atomically(self.path, self._table([head, *rows]))
         self._resumed = None
 
     def on_train_batch_start(
@@ -89,12 +94,12 @@ class MetricsLog(Callback):
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TokenBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up losses, and write a row if it is time."""
         self._loss += float(outputs["loss"]) * trainer.accumulate_grad_batches
         self._batches += 1
-        self.tokens += batch.num_tokens * trainer.world_size
+        self.work += self.task.work(batch) * trainer.world_size
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -105,7 +110,7 @@ class MetricsLog(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a row."""
-        assert isinstance(pl_module, NextTokenModule)
+        assert isinstance(pl_module, TaskModule)
         row = {"split": "validation", "loss": pl_module.summary["loss"], "quality": pl_module.quality()}
         self._write(trainer, row)
 
@@ -114,17 +119,23 @@ class MetricsLog(Callback):
         return sum(losses) / len(losses)
 
     def _write(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        row = {"step": trainer.global_step, "tokens": self.tokens, **row}
+        row = {"step": trainer.global_step, self.unit: self.work, **row}
         self.row[row["split"]] = row
         if not trainer.is_global_zero:
             return
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            file.write(_table([row]))
+            file.write(self._table([row]))
         names = {name: row[name] for name in ("loss", "quality", "learning_rate") if name in row}
         for logger in trainer.loggers:
             logger.log_metrics(
                 {f"{row['split']}/{name}": value for name, value in names.items()}, row["step"]
             )
+
+    def _table(self, rows: list[dict[str, Any]]) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
+        writer.writerows(rows)
+        return text.getvalue()
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
@@ -133,11 +144,8 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text[: text.rfind("\n") + 1].splitlines()
-    return [
-        dict(zip(COLUMNS, cells, strict=True))
-        for cells in csv.reader(lines[1:])
-        if len(cells) == len(COLUMNS)
-    ]
+    columns, *rows = csv.reader(lines) if lines else [[]]
+    return [dict(zip(columns, cells, strict=True)) for cells in rows if len(cells) == len(columns)]
 
 
 def _is_behind(row: dict[str, str], step: int, *, due: bool) -> bool:
@@ -146,10 +154,3 @@ def _is_behind(row: dict[str, str], step: int, *, due: bool) -> bool:
     return int(row["step"]) < step or (
         int(row["step"]) == step and not (due and row["split"] == "validation")
     )
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writerows(rows)
-    return text.getvalue()

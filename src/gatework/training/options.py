@@ -77,7 +77,7 @@ class FitTraining(Training):
 
     Attributes:
         steps: Optimizer steps.
-        batch_size: Sequences per batch; a step has as many batches as devices times accumulated ones.
+        batch_size: Examples per batch; a step has as many batches as devices times accumulated ones.
         weight_decay: The optimizer's decay, on all parameters.
         warmup: Fraction of the steps over which the learning rate rises.
         final_rate: Learning rate at the end over its peak; it falls along a cosine.

@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from gatework.tasks.next_token import NextTokenModule
+from gatework.tasks.module import TaskModule
 
 
 class TrainingProgress(Callback):
@@ -48,7 +48,7 @@ class TrainingProgress(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the quality."""
-        assert isinstance(pl_module, NextTokenModule)
+        assert isinstance(pl_module, TaskModule)
         self._shown[self.quality] = f"{pl_module.quality():.4f}"
         if not self.is_bar and trainer.is_global_zero:
             rate = f", learning rate {self._shown['lr']}" if "lr" in self._shown else ""

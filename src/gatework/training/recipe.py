@@ -23,7 +23,7 @@ class Recipe:
     Attributes:
         task: Name of the task.
         setting: Options of the task.
-        model: Options of the model (of :class:`~gatework.models.language.decoder.GateworkConfig`).
+        model: Options of the model, see :meth:`gatework.tasks.task.Task.build_model`.
         learning_rate: Peak learning rate.
         seed: Seed of the weights, the order of the data and everything random.
         training: Optimizer, schedule and length.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,25 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from gatework.checkpoints import CheckpointError
 from gatework.files import replacing, temporary_beside
-from gatework.tasks.next_token import NextTokenModule
+from gatework.signals import StopSignals
+from gatework.tasks.module import TaskModule
 from gatework.tasks.task import Quality
 from gatework.training.processes import gather, largest
 from gatework.training.random_state import random_state, seed_everything, set_random_state
-from gatework.training.signals import InterruptedTrainingError, StopSignals
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class InterruptedTrainingError(RuntimeError):
+    """Training was told to stop, and has stopped where it can go on later.
+
+    Attributes:
+        signum: The signal that told it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
 
 
 class ExactResume(Checkpoint):
@@ -169,7 +182,7 @@ class ExactResume(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the checkpoint of the best validation."""
-        assert isinstance(pl_module, NextTokenModule)
+        assert isinstance(pl_module, TaskModule)
         self.validated = trainer.global_step
         quality = pl_module.quality()
         if math.isfinite(quality) and (self.best is None or self._is_better(quality, self.best["quality"])):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from torch import nn
 
-from gatework.models.language.decoder import DecoderBlock
 from gatework.training.checkpoint_io import AtomicCheckpointIO
 from gatework.training.options import TrainerOptions
 
@@ -31,6 +31,7 @@ def make_trainer(
     validate_every: int,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
+    sharded_blocks: Collection[type[nn.Module]] = (),
 ) -> Trainer:
     """Make a trainer whose length is a number of steps, and which is quiet inside :func:`quiet`.
 
@@ -43,6 +44,7 @@ def make_trainer(
         validate_every: Steps between validations.
         callbacks: What else happens.
         loggers: Where Lightning's callbacks log to.
+        sharded_blocks: Classes of the blocks that FSDP keeps whole.
 
     Raises:
         ValueError: If the strategy does not run on the accelerator.
@@ -52,7 +54,7 @@ def make_trainer(
     return Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
-        strategy=_strategy(options),
+        strategy=_strategy(options, sharded_blocks),
         precision=options.precision,
         accumulate_grad_batches=options.accumulate_grad_batches,
         max_steps=steps,
@@ -131,7 +133,7 @@ def device_of(options: TrainerOptions) -> torch.device:
     return torch.device(kind)
 
 
-def _strategy(options: TrainerOptions) -> Strategy | str:
+def _strategy(options: TrainerOptions, blocks: Collection[type[nn.Module]]) -> Strategy | str:
     if options.strategy == "fsdp":
         if device_of(options).type != "cuda":
             raise ValueError(
@@ -141,7 +143,7 @@ def _strategy(options: TrainerOptions) -> Strategy | str:
         if options.ema_decay is not None:
             raise ValueError("trainer.ema_decay averages whole models, and not those that 'fsdp' shards")
         # One unit per block: its weights are gathered when it runs, what is around the blocks once a step.
-        return FSDPStrategy(auto_wrap_policy={DecoderBlock}, state_dict_type="full")
+        return FSDPStrategy(auto_wrap_policy=set(blocks), state_dict_type="full")
     if options.devices > 1 or options.strategy == "ddp":
         settings: dict[str, Any] = {"broadcast_buffers": False}  # ours are constants
         return DDPStrategy(**settings)

@@ -25,6 +25,7 @@ from gatework.layers.packed_documents import PackedDocuments
 from gatework.models.language.head_loss import head_loss
 from gatework.models.language.inputs import check_padding, labels_within_documents, packed_documents
 from gatework.models.language.mixer_cache import MixerCache
+from gatework.models.language.residual_outputs import RESIDUAL_INITS, residual_outputs
 from gatework.models.language.zoology_names import convert_zoology
 from gatework.registry import create_mixer, mixer_entry, mixer_options
 
@@ -53,9 +54,14 @@ class GateworkConfig(PreTrainedConfig):
         embed_dropout: Dropout after the embedding.
         resid_dropout: Dropout on what each mixer adds to the stream.
         drop_path_rate: Probability of dropping that whole for a sequence (stochastic depth).
-        initializer_range: Standard deviation of initial linear and embedding weights.
-        init_linear: Whether linear layers are drawn so; otherwise they keep PyTorch's initialisation, and
-            residual outputs are divided by ``sqrt(num_hidden_layers)`` (as Mamba's authors do).
+        initializer_range: Standard deviation of initial linear and embedding weights; that of residual
+            outputs is divided by ``sqrt(2 * num_hidden_layers)``.
+        init_linear: Whether linear layers are drawn so; otherwise they keep the mixer's own initialisation,
+            mostly PyTorch's, and residual outputs are divided by ``sqrt(num_hidden_layers)`` (as Mamba's
+            authors do).
+        residual_init: Which layers are residual outputs: ``"declared"``, those that write to the residual
+            stream as the mixers say (:class:`~gatework.layers.mixer.Mixer`), or ``"zoology"``, those whose
+            names end in ``out_proj`` or ``fc2``, which is the rule of Zoology's code, for its recipes.
         embedding_init: ``"default"`` (``initializer_range``), ``"normal"`` (unit variance) or
             ``"spherical"`` (rows of unit length).
         train_embeddings: Whether word embeddings learn. Frozen ones are never tied to the head.
@@ -80,6 +86,7 @@ class GateworkConfig(PreTrainedConfig):
     drop_path_rate: float = 0.0
     initializer_range: float = 0.02
     init_linear: bool = True
+    residual_init: str = "declared"
     embedding_init: str = "default"
     train_embeddings: bool = True
     pad_vocab_size_multiple: int = 1
@@ -100,6 +107,7 @@ class GateworkConfig(PreTrainedConfig):
         _check_choice("channel_mixer", self.channel_mixer, _CHANNEL_MIXERS)
         _check_choice("norm", self.norm, _NORMS)
         _check_choice("embedding_init", self.embedding_init, ("default", "normal", "spherical"))
+        _check_choice("residual_init", self.residual_init, RESIDUAL_INITS)
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "context_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -129,7 +137,11 @@ class GateworkConfig(PreTrainedConfig):
 
 
 class DecoderBlock(GradientCheckpointingLayer):
-    """``x = x + mixer(norm(x))``, then ``x = x + channel_mixer(norm(x))``."""
+    """``x = x + mixer(norm(x))``, then ``x = x + channel_mixer(norm(x))``.
+
+    Raises:
+        TypeError: If a mixer declares ``residual_outputs`` that it does not have.
+    """
 
     def __init__(self, config: GateworkConfig, index: int) -> None:
         super().__init__()
@@ -140,9 +152,8 @@ class DecoderBlock(GradientCheckpointingLayer):
             self.channel_norm = _norm(config)
         self.dropout = nn.Dropout(config.resid_dropout)
         self.drop_path = DropPath(config.drop_path_rate)
-        for name, module in self.named_modules():
-            if name.endswith(("out_proj", "fc2")):
-                setattr(module, "writes_to_stream", True)  # noqa: B010 (initial weights shrink with the depth)
+        for output in residual_outputs(self, config.residual_init):
+            setattr(output, "writes_to_stream", True)  # noqa: B010 (initial weights shrink with the depth)
 
     def forward(
         self,
@@ -204,7 +215,7 @@ class GateworkPreTrainedModel(PreTrainedModel):
                 std = config.initializer_range / (math.sqrt(2 * config.num_hidden_layers) if scaled else 1)
                 module.weight.normal_(std=std)
             elif scaled:
-                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+                getattr(module, "draw_weight", _draw_as_linear)(module.weight)
                 module.weight.div_(math.sqrt(config.num_hidden_layers))
             if module.bias is not None and not getattr(module, "keeps_bias", False):
                 module.bias.zero_()
@@ -475,6 +486,10 @@ def _channel_mixer(config: GateworkConfig) -> nn.Module | None:
     if config.channel_mixer == "glu":
         return GLU(config.hidden_size, hidden)
     return nn.Identity() if config.channel_mixer == "identity" else None
+
+
+def _draw_as_linear(weight: Tensor) -> None:
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as nn.Linear does
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

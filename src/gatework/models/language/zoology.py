@@ -1,7 +1,8 @@
 """Zoology's models (arXiv:2312.04927): the published recall models as configurations.
 
 All published recall models have two layers, a vocabulary of 8192, the identity as channel mixer and a head
-tied to the word embedding. One function each; the number of parameters is that of the official classes.
+tied to the word embedding. One function each; the number of parameters is that of the official classes, and
+initial weights follow their rule (``residual_init="zoology"``).
 """
 
 from __future__ import annotations
@@ -47,5 +48,6 @@ def _recall_model(dim: int, length: int, layers: list[dict[str, Any]], **options
         channel_mixer="identity",
         context_length=length,
         embed_dropout=0.1,
+        residual_init="zoology",
         **options,
     )

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gatework.published import read_published
+
 if TYPE_CHECKING:
     from gatework.models.language.decoder import GateworkConfig
 
@@ -58,7 +60,7 @@ class ZoologyLanguageModel:
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """What the ``model`` section of a recipe says of the shape."""
+        """What the ``model`` section of a recipe says: the shape, and Zoology's rule for initial weights."""
         return {
             "mixers": [dict(mixer) for mixer in self.mixers],
             "num_hidden_layers": self.layers,
@@ -67,6 +69,7 @@ class ZoologyLanguageModel:
             "mlp_ratio": math.ceil(1e4 * self.mlp_width / self.hidden_size) / 1e4,
             "tie_word_embeddings": self.tied,
             "pad_vocab_size_multiple": _MULTIPLE,
+            "residual_init": "zoology",
         }
 
     def config(self, *, vocab_size: int = _VOCAB_SIZE, length: int = ZOOLOGY_LENGTH) -> GateworkConfig:
@@ -114,115 +117,63 @@ def _base_conv_with(mixer: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     return (*(_SHORT, _LONG) * 4, mixer, _LONG, *(_SHORT, _LONG) * 3)
 
 
-def _model(
-    name: str,
-    title: str,
-    published: int,
-    shape: tuple[int, int, int],
-    mixers: Sequence[dict[str, Any]],
-    perplexity: tuple[float | None, float | None, float | None] = (None, None, None),
-    gap_share: float | None = None,
-    *,
-    tied: bool = True,
-    nominal: bool = False,
-    billion_tokens: int = 10,
-) -> ZoologyLanguageModel:
+def _with_selection(name: str) -> tuple[dict[str, Any], ...]:
+    return _base_conv_with({"name": name, "num_heads": 16})
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Our shape of a published model."""
+
+    hidden_size: int
+    layers: int
+    mlp_width: int
+    mixers: Sequence[dict[str, Any]]
+    tied: bool = True
+
+
+#: All of it ours, by the model's name: channels, blocks, width of the MLP, mixers.
+_SHAPES = {
+    "attention_70m": _Shape(512, 6, 2048, _attention(8), tied=False),
+    "long_conv_70m": _Shape(512, 6, 2048, _LONG_CONV, tied=False),
+    "h3_70m": _Shape(512, 6, 1920, _H3, tied=False),
+    "hyena_70m": _Shape(512, 9, 896, _HYENA, tied=False),
+    "rwkv_70m": _Shape(512, 6, 2048, _RWKV, tied=False),
+    "attention_125m": _Shape(768, 12, 3136, _attention(12)),
+    "long_conv_128m": _Shape(768, 14, 3136, _LONG_CONV),
+    "h3_168m": _Shape(768, 12, 3200, _H3, tied=False),
+    "hyena_158m": _Shape(864, 18, 1856, _HYENA),
+    "rwkv_169m": _Shape(768, 12, 3456, _RWKV, tied=False),
+    "attention_360m": _Shape(1024, 24, 4224, _attention(16)),
+    "long_conv_360m": _Shape(1024, 30, 3968, _LONG_CONV),
+    "h3_357m": _Shape(1024, 24, 4032, _H3),
+    "hyena_358m": _Shape(1024, 36, 2048, _HYENA),
+    "rwkv_351m": _Shape(1024, 24, 4032, _RWKV),
+    "attention_1b4": _Shape(2048, 24, 8064, _attention(16), tied=False),
+    "hyena_1b4": _Shape(2048, 36, 3968, _HYENA, tied=False),
+    "base_conv_354m": _Shape(1024, 48, 2560, (_SHORT, _LONG)),
+    "base_conv_random_365m": _Shape(1024, 48, 2560, _with_selection("random_lookups")),
+    "base_conv_programmatic_365m": _Shape(1024, 48, 2560, _with_selection("programmatic_lookups")),
+    "base_conv_learned_351m": _Shape(1024, 48, 2432, _with_selection("sigmoid_lookups")),
+    "base_conv_attention_351m": _Shape(1024, 48, 2432, _base_conv_with(*_attention(16))),
+}
+
+
+def _model(printed: dict[str, Any]) -> ZoologyLanguageModel:
+    """Join what the paper prints of a model and our shape for it."""
+    shape = _SHAPES[printed["name"]]
     return ZoologyLanguageModel(
-        name,
-        title,
-        published,
-        nominal,
-        billion_tokens,
-        perplexity,
-        gap_share,
-        *shape,
-        tuple(mixers),
-        tied,
+        **{**printed, "perplexity": tuple(printed["perplexity"])},
+        hidden_size=shape.hidden_size,
+        layers=shape.layers,
+        mlp_width=shape.mlp_width,
+        mixers=tuple(shape.mixers),
+        tied=shape.tied,
     )
 
 
-#: Every model by name: the 17 of section 3 by size, then the five of section 5. ``shape`` is channels, blocks
-#: and width of the MLP; perplexities are those of tables 1 and 2.
+#: Every model by name: the 17 of section 3 by size, then the five of section 5. What is published of them
+#: comes from :mod:`gatework.published`, the shapes are those above.
 ZOOLOGY_LANGUAGE_MODELS: dict[str, ZoologyLanguageModel] = {
-    model.name: model
-    for model in (
-        _model(
-            "attention_70m",
-            "Attention",
-            70,
-            (512, 6, 2048),
-            _attention(8),
-            (None, 2.41, None),
-            tied=False,
-            nominal=True,
-        ),
-        _model("long_conv_70m", "Long Conv", 70, (512, 6, 2048), _LONG_CONV, tied=False, nominal=True),
-        _model("h3_70m", "H3", 70, (512, 6, 1920), _H3, tied=False, nominal=True),
-        _model("hyena_70m", "Hyena", 70, (512, 9, 896), _HYENA, tied=False, nominal=True),
-        _model("rwkv_70m", "RWKV", 70, (512, 6, 2048), _RWKV, tied=False, nominal=True),
-        _model("attention_125m", "Attention", 125, (768, 12, 3136), _attention(12), (11.01, 2.16, 12.45)),
-        _model("long_conv_128m", "Long Conv", 128, (768, 14, 3136), _LONG_CONV, (16.98, 25.62, 16.46), 40.1),
-        _model("h3_168m", "H3", 168, (768, 12, 3200), _H3, (12.06, 6.75, 12.60), 88.4, tied=False),
-        _model("hyena_158m", "Hyena", 158, (864, 18, 1856), _HYENA, (11.60, 5.00, 12.28), 100.0),
-        _model("rwkv_169m", "RWKV", 169, (768, 12, 3456), _RWKV, (11.64, 5.70, 12.29), 100.0, tied=False),
-        _model("attention_360m", "Attention", 360, (1024, 24, 4224), _attention(16), (9.44, 1.98, 10.62)),
-        _model("long_conv_360m", "Long Conv", 360, (1024, 30, 3968), _LONG_CONV, (13.13, 13.27, 13.12), 40.5),
-        _model("h3_357m", "H3", 357, (1024, 24, 4032), _H3, (10.38, 4.81, 11.00), 65.8),
-        _model("hyena_358m", "Hyena", 358, (1024, 36, 2048), _HYENA, (10.07, 3.83, 10.75), 98.2),
-        _model("rwkv_351m", "RWKV", 351, (1024, 24, 4032), _RWKV, (9.79, 3.82, 10.51), 100.0),
-        _model(
-            "attention_1b4",
-            "Attention",
-            1400,
-            (2048, 24, 8064),
-            _attention(16),
-            tied=False,
-            nominal=True,
-            billion_tokens=50,
-        ),
-        _model(
-            "hyena_1b4",
-            "Hyena",
-            1400,
-            (2048, 36, 3968),
-            _HYENA,
-            (None, 3.43, None),
-            tied=False,
-            nominal=True,
-            billion_tokens=50,
-        ),
-        _model("base_conv_354m", "BaseConv", 354, (1024, 48, 2560), (_SHORT, _LONG), (11.01, 5.98, 11.52)),
-        _model(
-            "base_conv_random_365m",
-            "BaseConv + random selection",
-            365,
-            (1024, 48, 2560),
-            _base_conv_with({"name": "random_lookups", "num_heads": 16}),
-            (12.94, 6.17, 13.62),
-        ),
-        _model(
-            "base_conv_programmatic_365m",
-            "BaseConv + programmatic selection",
-            365,
-            (1024, 48, 2560),
-            _base_conv_with({"name": "programmatic_lookups", "num_heads": 16}),
-            (9.54, 2.35, 10.50),
-        ),
-        _model(
-            "base_conv_learned_351m",
-            "BaseConv + learned selection",
-            351,
-            (1024, 48, 2432),
-            _base_conv_with({"name": "sigmoid_lookups", "num_heads": 16}),
-            (9.59, 2.61, 10.58),
-        ),
-        _model(
-            "base_conv_attention_351m",
-            "BaseConv + attention in 3 layers",
-            351,
-            (1024, 48, 2432),
-            _base_conv_with(*_attention(16)),
-            (8.59, 1.95, 8.91),
-        ),
-    )
+    printed["name"]: _model(printed) for printed in read_published("zoology_language_models")["models"]
 }

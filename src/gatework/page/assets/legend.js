@@ -1,4 +1,4 @@
-// The legend: one button per series (a mixer, an engine), which hides and shows it in all figures and the table.
+// The legend: one button per series (what is compared), which hides and shows it in all figures and the table.
 
 // Outlines in a 16 x 16 box that look like plotly's symbols of the same name.
 function polygon(corners, turn, radius = 6.6) {

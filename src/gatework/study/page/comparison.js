@@ -1,21 +1,21 @@
 // The page that reports study A against study B: two figures, and the table of every common cell.
 
-const mixerOf = (pair) => page.series[pair.series].name;
+const nameOf = (pair) => page.series[pair.series].name;
 const settingOf = (pair) => page.settings[pair.setting];
 
 const COLUMNS = [
-  { key: "mixer", title: "mixer", unfolds: true, text: mixerOf },
+  { key: page.words.candidate, title: page.words.candidate, unfolds: true, text: nameOf },
   { key: "setting", title: "setting", text: settingOf, sort: (pair) => pair.setting, kind: () => "setting" },
-  { key: "width", title: "width" },
+  { key: page.words.size, title: page.words.size },
   { key: "study", title: `${page.quality.name} A` },
   { key: "baseline", title: `${page.quality.name} B` },
   { key: "difference", title: "A − B" },
   { key: "verdict", title: "verdict", text: (pair) => pair.verdict_text, kind: (pair) => `verdict ${pair.verdict.replace(" ", "-")}` },
-  ...page.costs.map(({ key, title }) => ({ key, title: title.replace(/^.* /, "") })),
+  ...page.costs.map(({ key, title }) => ({ key, title })),
 ];
 
 const CSV = [
-  ["mixer", mixerOf], ["setting", settingOf], ["width", (pair) => pair.values.width],
+  [page.words.candidate, nameOf], ["setting", settingOf], [page.words.size, (pair) => pair.size],
   ...[
     ["quality_a", "study"], ["quality_b", "baseline"], ["difference", "difference"], ["difference_low", "low"],
     ["difference_high", "high"], ["standard_error", "standard_error"],
@@ -26,7 +26,7 @@ const CSV = [
 ];
 
 function searchText(pair) {
-  return [mixerOf(pair), settingOf(pair), `width ${pair.values.width}`, pair.verdict_text, page.series[pair.series].about].join(" ");
+  return [nameOf(pair), settingOf(pair), `${page.words.size} ${pair.size}`, pair.verdict_text, page.series[pair.series].about].join(" ");
 }
 
 function pairDetail(pair) {
@@ -53,7 +53,7 @@ function drawScatter() {
         x: mine.map((pair) => pair.quality[1][0]), y: mine.map((pair) => pair.quality[0][0]),
         error_x: spreadBars(mine.map((pair) => pair.quality[1]), colour),
         error_y: spreadBars(mine.map((pair) => pair.quality[0]), colour),
-        marker: marker(index, mine.map((pair) => widthSize(pair.values.width))),
+        marker: marker(index, mine.map((pair) => symbolSize(pair.size))),
         hoverinfo: "text", hovertext: mine.map((pair) => hoverText(pair.hover)),
       };
     });
@@ -65,7 +65,7 @@ function drawScatter() {
   });
 }
 
-// One row per mixer and width, the largest gain on top.
+// One row per candidate and size, the largest gain on top.
 function drawDifferences(selection) {
   const settings = settingsShown(selection);
   const bounds = page.pairs.filter((pair) => pair.difference).flatMap(({ difference }) => difference.slice(1));
@@ -74,7 +74,7 @@ function drawDifferences(selection) {
   const sign = page.quality.better === "higher" ? 1 : -1;
   panels("difference-panels", titles).forEach((plot, index) => {
     const rows = shownPairs(settings[index]).filter((pair) => pair.difference
-      && (!selection.width || pair.values.width === Number(selection.width)))
+      && isSizeShown(pair.size, selection))
       .sort((a, b) => sign * (a.difference[0] - b.difference[0]));
     const traces = rows.map((pair, row) => ({
       type: "scatter", mode: "markers", x: [pair.difference[0]], y: [row], marker: marker(pair.series, 10),
@@ -83,7 +83,7 @@ function drawDifferences(selection) {
     }));
     const most = plot.clientWidth < 500 ? 16 : 34;
     const yaxis = axis("", {
-      tickvals: rows.map((_, row) => row), ticktext: rows.map((pair) => `${short(mixerOf(pair), most)}, ${pair.values.width}`), range: [-0.7, rows.length - 0.3], ticks: "",
+      tickvals: rows.map((_, row) => row), ticktext: rows.map((pair) => `${short(nameOf(pair), most)}, ${pair.size}`), range: [-0.7, rows.length - 0.3], ticks: "",
     });
     const xaxis = axis(`difference in ${page.quality.name}`, { range: [-reach, reach], tickformat: "+~g" });
     const zero = { type: "line", layer: "below", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: cssColour("--muted"), width: 1.5 } };
@@ -102,12 +102,12 @@ function drawAll() {
 buildLegend();
 const form = document.getElementById("difference-controls");
 choice(form, "setting", "Setting", settingOptions(), page.settings.length > 1 ? "" : page.settings[0] ?? "", redrawDifferences);
-choice(form, "width", "Width", widthOptions(), page.widths.length > 1 ? "" : page.widths[0] ?? "", redrawDifferences);
+sizeChoice(form, everySize(), redrawDifferences);
 makeTable({
   noun: "common cells", rows: page.pairs, columns: COLUMNS, csv: CSV, search: searchText, detail: pairDetail,
   sorting: { key: "difference", descending: page.quality.better === "higher" },
   filters: [
-    { name: "mixer", label: "Mixer", of: mixerOf },
+    { name: page.words.candidate, label: capitalised(page.words.candidate), of: nameOf },
     { name: "setting", label: "Setting", of: settingOf },
     { name: "verdict", label: "Verdict", of: (pair) => pair.verdict_text },
   ],

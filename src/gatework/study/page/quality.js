@@ -1,49 +1,87 @@
-// What both pages of studies share: the axis of quality, and the choices of setting and width.
+// Quality against size.
 
-function qualityAxis(more = {}) {
-  return axis(page.quality.title, { range: page.quality.range, ...more });
+function drawQualities({ published }) {
+  const selection = selectionOf("quality-controls");
+  panels("quality-panels", page.settings).forEach((plot, setting) => {
+    const cells = page.cells.filter((cell) => cell.setting === setting);
+    const curves = published.filter((curve) => selection.published === "shown" && curve.setting === setting && !hiddenSeries.has(curve.series));
+    if (page.sizes.length > 1) drawLines(plot, cells, curves);
+    else drawDots(plot, cells, curves);
+  });
 }
 
-// Level of guessing, where it lies on the axis at all; `along` is the axis that shows quality.
-function chanceLine(along) {
-  const { chance, range, chance_text: text } = page.quality;
-  if (chance === null || chance < range[0] || chance > range[1]) return {};
-  const line = { color: cssColour("--muted"), width: 1, dash: "dot" };
-  const label = { text, showarrow: false, font: { size: 11, color: cssColour("--muted") } };
-  if (along === "x") {
-    const left = chance < (range[0] + range[1]) / 2;
-    return {
-      shapes: [{ type: "line", layer: "below", line, x0: chance, x1: chance, yref: "paper", y0: 0, y1: 1 }],
-      annotations: [{ ...label, x: chance, yref: "paper", y: 1, xanchor: left ? "left" : "right", yanchor: "bottom" }],
-    };
-  }
+function publishedLine(curve) {
+  const { colour } = seriesStyle(curve.series);
   return {
-    shapes: [{ type: "line", layer: "below", line, y0: chance, y1: chance, xref: "paper", x0: 0, x1: 1 }],
-    annotations: [{ ...label, y: chance, xref: "paper", x: 1, xanchor: "right", yanchor: "top" }],
+    type: "scatter", mode: "lines+markers", name: `${seriesName(curve.series)}, published`, legendrank: 2000, x: curve.sizes, y: curve.values,
+    line: { color: colour, width: 1.3, dash: "dash" }, marker: publishedMarker(curve.series, 9), opacity: 0.85,
+    hoverinfo: "text", hovertext: curve.hover.map((lines) => hoverText(lines)),
   };
 }
 
-// The place at the bad edge of the quality axis where diverged seeds are drawn.
-function badEdge() {
-  const [low, high] = page.quality.range;
-  return page.quality.better === "higher" ? low + 0.02 * (high - low) : high - 0.02 * (high - low);
+// Several sizes: one line per candidate, moved sideways a little so that bars do not hide each other.
+function drawLines(plot, cells, published) {
+  const logs = page.sizes.map((size) => Math.log2(size));
+  const gap = Math.min(...logs.slice(1).map((value, index) => value - logs[index]));
+  const count = page.series.length;
+  const traces = shownSeries().flatMap((index) => {
+    const shift = 2 ** ((count > 1 ? (index - (count - 1) / 2) / count : 0) * 0.16 * gap);
+    const mine = cells.filter((cell) => cell.series === index).sort((a, b) => a.size - b.size);
+    const good = mine.filter((cell) => cell.quality);
+    const lost = mine.filter((cell) => cell.diverged);
+    const { colour, dash } = seriesStyle(index);
+    return [
+      {
+        type: "scatter", mode: "lines+markers", name: seriesName(index), x: good.map((cell) => cell.size * shift),
+        y: good.map((cell) => cell.quality[0]), error_y: spreadBars(good.map((cell) => cell.quality), colour),
+        line: { color: colour, width: 2, dash }, marker: marker(index, 10),
+        hoverinfo: "text", hovertext: good.map((cell) => hoverText(cell.hover)),
+      },
+      crosses(lost.map((cell) => cell.size * shift), lost.map(badEdge), lost, index),
+    ];
+  });
+  traces.unshift(...published.map(publishedLine));
+  const pad = 0.35 * gap * Math.log10(2);
+  const sizes = [...new Set([...page.sizes, ...published.flatMap((curve) => curve.sizes)])].sort((a, b) => a - b);
+  const xaxis = axis(page.words.size_title, {
+    type: "log", tickvals: sizes, ticktext: sizes.map(String),
+    range: [Math.log10(sizes[0]) - pad, Math.log10(sizes.at(-1)) + pad],
+  });
+  draw(plot, traces, layout(xaxis, qualityAxis(), chanceLine("y")));
 }
 
-function widthSize(width) {
-  return 10 + Math.min(3 * page.widths.indexOf(width), 12);
+// One size: a row per candidate, best on top, names beside the dots.
+function drawDots(plot, cells, published) {
+  const sign = page.quality.better === "higher" ? 1 : -1;
+  const value = (cell) => (cell.quality ? sign * cell.quality[0] : -Infinity);
+  const shown = cells.filter((cell) => !hiddenSeries.has(cell.series));
+  const rows = shown.sort((a, b) => value(a) - value(b) || b.series - a.series);
+  const traces = rows.flatMap((cell, row) => [
+    ...(cell.quality ? [{
+      type: "scatter", mode: "markers", x: [cell.quality[0]], y: [row], marker: marker(cell.series, 11),
+      error_x: spreadBars([cell.quality], seriesStyle(cell.series).colour),
+      hoverinfo: "text", hovertext: [hoverText(cell.hover)],
+    }] : []),
+    ...(cell.diverged ? [crosses([badEdge()], [row], [cell], cell.series)] : []),
+    ...published.filter((curve) => curve.series === cell.series).map((curve) => ({
+      type: "scatter", mode: "markers", x: curve.values, y: [row], marker: publishedMarker(cell.series, 10),
+      hoverinfo: "text", hovertext: curve.hover.map((lines) => hoverText(lines)),
+    })),
+  ]);
+  const yaxis = axis("", {
+    tickvals: rows.map((_, row) => row),
+    ticktext: rows.map((cell) => short(page.series[cell.series].name, plot.clientWidth < 500 ? 16 : 30)),
+    range: [-0.7, rows.length - 0.3], ticks: "",
+  });
+  const xaxis = qualityAxis();
+  const height = Math.max(180, 86 + 34 * rows.length);
+  draw(plot, traces, layout(xaxis, yaxis, { ...chanceLine("x"), height, margin: { l: 52, r: 22, t: 26, b: 46 } }));
 }
 
-// Values are names; the empty one, which no name can be, stands for all of them.
-function settingOptions() {
-  const each = page.settings.map((name) => [name, name]);
-  return each.length > 1 ? [...each, ["", "every setting"]] : each;
-}
-
-function widthOptions() {
-  const each = page.widths.map((width) => [String(width), String(width)]);
-  return each.length > 1 ? [["", "all widths"], ...each] : each;
-}
-
-function settingsShown(selection) {
-  return page.settings.map((_, index) => index).filter((index) => !selection.setting || page.settings[index] === selection.setting);
-}
+section("quality", {
+  controls(data) {
+    const redraw = () => drawQualities(data);
+    if (data.published.length) toggle(document.getElementById("quality-controls"), "published", "Published results", redraw);
+  },
+  draw: drawQualities,
+});

@@ -1,4 +1,4 @@
-// Text: where the gap to attention lies, and whether recall predicts it.
+// Text: where the gap to attention lies.
 
 const GAP_PANELS = [
   ["Perplexity on AR hits against other tokens", drawPerplexities],
@@ -6,30 +6,23 @@ const GAP_PANELS = [
   ["Share of the gap on AR hits", drawGapShares],
 ];
 
-function drawGap(selection) {
-  const wanted = page.gap.base ? GAP_PANELS : GAP_PANELS.slice(0, 1);
+function drawGap(gap) {
+  const selection = selectionOf("gap-controls");
+  const wanted = gap.base ? GAP_PANELS : GAP_PANELS.slice(0, 1);
   const jobs = settingsShown(selection).flatMap((setting) => wanted.map(([title, of]) => ({ setting, title, of })));
-  const titles = jobs.map(({ setting, title }) => {
-    const named = title.replace("the base", () => page.gap.base);
-    return page.settings.length > 1 ? `${named}, ${page.settings[setting]}` : named;
-  });
+  const titles = jobs.map(({ setting, title }) => settingTitle(title.replace("the base", () => gap.base), setting));
+  const cells = gap.cells.map((cell, position) => ({ ...page.cells[position], ...cell, hover: [...page.cells[position].hover, ...cell.lines] }));
   panels("gap-panels", titles).forEach((plot, index) => {
     const { setting, of } = jobs[index];
-    const cells = page.gap.cells.filter((cell) => cell.setting === setting && !hiddenSeries.has(cell.series)
-      && (!selection.width || cell.width === Number(selection.width)));
-    of(plot, cells, selection);
+    of(plot, gap, cells.filter((cell) => cell.setting === setting && !hiddenSeries.has(cell.series) && isSizeShown(cell.size, selection)), selection);
   });
 }
 
-function logAxis({ title, range, ticks, labels }) {
-  return axis(title, { type: "log", range, tickvals: ticks, ticktext: labels, ticklabeloverflow: "allow" });
-}
-
-function drawPerplexities(plot, cells) {
-  const { hits: vertical, other: horizontal } = page.gap.axes;
+function drawPerplexities(plot, gap, cells) {
+  const { hits: vertical, other: horizontal } = gap.axes;
   const edge = ({ range: [low, high] }) => 10 ** (high - 0.025 * (high - low));
   const traces = shownSeries().flatMap((index) => {
-    const mine = cells.filter((cell) => cell.series === index).sort((a, b) => a.width - b.width);
+    const mine = cells.filter((cell) => cell.series === index).sort((a, b) => a.size - b.size);
     const good = mine.filter((cell) => cell.hits && cell.other);
     const lost = mine.filter((cell) => cell.status === "diverged");
     const { colour, dash } = seriesStyle(index);
@@ -37,7 +30,7 @@ function drawPerplexities(plot, cells) {
       {
         type: "scatter", mode: "lines+markers", name: seriesName(index), x: good.map((cell) => cell.other[0]), y: good.map((cell) => cell.hits[0]),
         error_x: spreadBars(good.map((cell) => cell.other), colour), error_y: spreadBars(good.map((cell) => cell.hits), colour),
-        line: { color: colour, width: 1.2, dash }, marker: marker(index, good.map((cell) => widthSize(cell.width))),
+        line: { color: colour, width: 1.2, dash }, marker: marker(index, good.map((cell) => symbolSize(cell.size))),
         hoverinfo: "text", hovertext: good.map((cell) => hoverText(cell.hover)),
       },
       crosses(lost.map((cell) => cell.other?.[0] ?? edge(horizontal)), lost.map(() => edge(vertical)), lost, index),
@@ -47,7 +40,7 @@ function drawPerplexities(plot, cells) {
   traces.push({
     type: "scatter", mode: "markers+text", x: base.map((cell) => cell.other[0]), y: base.map((cell) => cell.hits[0]), hoverinfo: "skip",
     text: base.map(() => "base"), textposition: "top right", textfont: { size: 11, color: cssColour("--muted") },
-    marker: { symbol: "circle-open", size: base.map((cell) => widthSize(cell.width) + 9), color: cssColour("--muted"), line: { width: 1.3 } },
+    marker: { symbol: "circle-open", size: base.map((cell) => symbolSize(cell.size) + 9), color: cssColour("--muted"), line: { width: 1.3 } },
   });
   const low = 10 ** Math.max(vertical.range[0], horizontal.range[0]);
   const high = 10 ** Math.min(vertical.range[1], horizontal.range[1]);
@@ -64,9 +57,9 @@ function gapRows(cells) {
 }
 
 function rowAxis(plot, rows) {
-  const several = new Set(rows.map((cell) => cell.width)).size > 1;
+  const several = new Set(rows.map((cell) => cell.size)).size > 1;
   const most = plot.clientWidth < 500 ? 16 : 30;
-  const name = (cell) => short(page.series[cell.series].name, most) + (several ? `, ${cell.width}` : "");
+  const name = (cell) => short(page.series[cell.series].name, most) + (several ? `, ${cell.size}` : "");
   return axis("", { tickvals: rows.map((_, row) => row), ticktext: rows.map(name), range: [-0.7, rows.length - 0.3], ticks: "" });
 }
 
@@ -79,7 +72,7 @@ function zeroLine() {
   return { type: "line", layer: "below", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: cssColour("--muted"), width: 1.3 } };
 }
 
-function drawGapParts(plot, cells) {
+function drawGapParts(plot, gap, cells) {
   const rows = gapRows(cells);
   const colours = rows.map((cell) => seriesStyle(cell.series).colour);
   const part = (name, key, opacity) => ({
@@ -87,7 +80,7 @@ function drawGapParts(plot, cells) {
     marker: { color: colours, opacity, line: { color: colours, width: 1 } },
     hoverinfo: "text", hovertext: rows.map((cell) => hoverText(cell.hover)),
   });
-  const right = page.gap.gap_range[1];
+  const right = gap.gap_range[1];
   const totals = rows.map((cell, row) => (cell.gap ? {
     type: "scatter", mode: "markers", name: seriesName(cell.series), x: [cell.gap[0]], y: [row], marker: marker(cell.series, 10),
     error_x: spreadBars([cell.gap], cssColour("--text")), hoverinfo: "text", hovertext: [hoverText(cell.hover)],
@@ -95,13 +88,13 @@ function drawGapParts(plot, cells) {
   const annotations = rows.map((cell, row) => ({
     text: cell.text, x: 1, xref: "paper", xanchor: "left", xshift: 5, y: row, showarrow: false, font: { size: 11.5, color: cssColour("--text") },
   }));
-  const xaxis = axis(`gap to ${page.gap.base} in nats per token`, { range: page.gap.gap_range, tickformat: "~g" });
+  const xaxis = axis(`gap to ${gap.base} in nats per token`, { range: gap.gap_range, tickformat: "~g" });
   const traces = rows.length ? [part("on AR hits", "on_hits", 0.85), part("on other tokens", "on_rest", 0.28), ...totals] : [];
   draw(plot, traces, rowLayout(xaxis, plot, rows, { barmode: "relative", shapes: [zeroLine()], annotations }));
 }
 
-function drawGapShares(plot, cells, selection) {
-  const known = selection.published === "shown" ? page.gap.published : [];
+function drawGapShares(plot, gap, cells, selection) {
+  const known = selection.published === "shown" ? gap.published : [];
   const published = known.filter((entry) => !hiddenSeries.has(entry.series));
   const rows = gapRows(cells).filter((cell) => cell.share || published.some((entry) => entry.series === cell.series));
   const traces = rows.flatMap((cell, row) => [
@@ -114,25 +107,17 @@ function drawGapShares(plot, cells, selection) {
       marker: publishedMarker(cell.series, 10), cliponaxis: false, hoverinfo: "text", hovertext: [hoverText(entry.hover)],
     })),
   ]);
-  const xaxis = axis("share of the gap on AR hits", { range: page.gap.share_range, tickvals: [0, 0.25, 0.5, 0.75, 1], tickformat: ".0%" });
+  const xaxis = axis("share of the gap on AR hits", { range: gap.share_range, tickvals: [0, 0.25, 0.5, 0.75, 1], tickformat: ".0%" });
   draw(plot, traces, rowLayout(xaxis, plot, rows, { shapes: [zeroLine()], margin: { l: 52, r: 22, t: 10, b: 46 } }));
 }
 
-function drawPrediction() {
-  const { panels: wanted, points, x_title: title, x_range: range } = page.gap.prediction;
-  panels("prediction-panels", wanted.map((panel) => panel.title)).forEach((plot, position) => {
-    const { key, y_title: vertical, y_range: vertically } = wanted[position];
-    const shown = points.filter((point) => point[key] && !hiddenSeries.has(point.series));
-    const traces = shown.map((point) => {
-      const { colour } = seriesStyle(point.series);
-      return {
-        type: "scatter", mode: "markers", name: seriesName(point.series), x: [point.recall[0]], y: [point[key][0]], cliponaxis: false,
-        error_x: spreadBars([point.recall], colour), error_y: spreadBars([point[key]], colour),
-        marker: marker(point.series, 12), hoverinfo: "text", hovertext: [hoverText(point.hover)],
-      };
-    });
-    const line = { color: cssColour("--muted"), width: 1.3, dash: "dot" };
-    const zero = { type: "line", layer: "below", xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0, line };
-    draw(plot, traces, layout(axis(title, { range }), axis(vertical, { range: vertically, tickformat: "~g" }), { shapes: [zero], height: 380 }));
-  });
-}
+section("recall_gap", {
+  controls(gap) {
+    const form = document.getElementById("gap-controls");
+    const redraw = () => drawGap(gap);
+    choice(form, "setting", "Setting", settingOptions(), page.settings[page.clearest_setting], redraw);
+    sizeChoice(form, largestSize(), redraw);
+    if (gap.published.length) toggle(form, "published", "Published shares", redraw);
+  },
+  draw: drawGap,
+});
