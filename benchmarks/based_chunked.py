@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from _timing import take_turns
-from gatework.ops.taylor_attention import taylor_attention, taylor_attention_reference
+from gatework.ops.recurrence.taylor_attention import taylor_attention, taylor_attention_reference
 
 SIDES = {"quadratic": taylor_attention_reference, "chunked": taylor_attention}
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from _timing import take_turns
-from gatework.layers import halo as layers
-from gatework.layers.halo import HaloAttention
-from gatework.ops.halo import halo_attention_reference
+from gatework.layers.vision import halo as layers
+from gatework.layers.vision.halo import HaloAttention
+from gatework.ops.vision.halo import halo_attention_reference
 
 #: Channels, heads and side of the map: the four stages of the paper's H1 at 256 pixels.
 STAGES = [(64, 4, 64), (128, 8, 32), (256, 8, 16), (512, 8, 8)]

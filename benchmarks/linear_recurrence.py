@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from _timing import settle_allocator, take_turns
-from gatework.ops import linear_recurrence as ops
+from gatework.ops.recurrence import linear_recurrence as ops
 
 HEADS, HEAD_DIM = 2, 64
 #: Form -> fast function, loop, names of its tensors.

@@ -22,7 +22,7 @@ import torch
 
 import gatework
 from _timing import settle_allocator, take_turns
-from gatework.layers.filter_cache import FilterCache
+from gatework.layers.sequence.filter_cache import FilterCache
 from gatework.ops.long_conv import causal_conv
 
 

@@ -33,7 +33,7 @@ import torch
 import gatework
 from _timing import settle_allocator, take_turns
 from gatework.bench.memory import PeakMeter
-from gatework.layers.mixer import Mixer
+from gatework.layers.sequence.mixer import Mixer
 from gatework.registry import mixer_options
 
 DIM, HEAD_DIM = 128, 64

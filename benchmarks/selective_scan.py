@@ -26,9 +26,9 @@ import gatework
 from _crossover import against_attention
 from _timing import settle_allocator, take_turns
 from gatework.bench.memory import PeakMeter
-from gatework.ops import scan_kernels
-from gatework.ops.selective_scan import selective_scan, selective_scan_reference
-from gatework.ops.wkv import wkv, wkv_reference
+from gatework.ops.recurrence import kernels as scan_kernels
+from gatework.ops.recurrence.selective_scan import selective_scan, selective_scan_reference
+from gatework.ops.recurrence.wkv import wkv, wkv_reference
 
 DIM, HEADS, STATES, THREADS = 128, 2, 16, 2
 OPERATORS = {"selective_scan": (selective_scan, selective_scan_reference), "wkv": (wkv, wkv_reference)}

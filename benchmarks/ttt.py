@@ -21,7 +21,7 @@ import torch
 import gatework
 from _crossover import against_attention
 from _timing import settle_allocator, take_turns
-from gatework.ops.ttt import ttt_linear, ttt_linear_reference, ttt_mlp, ttt_mlp_reference
+from gatework.ops.recurrence.ttt import ttt_linear, ttt_linear_reference, ttt_mlp, ttt_mlp_reference
 
 DIM, HEADS, MINI_BATCH = 128, 2, 16
 KINDS = {"ttt_linear": (ttt_linear, ttt_linear_reference), "ttt_mlp": (ttt_mlp, ttt_mlp_reference)}

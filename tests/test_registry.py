@@ -6,7 +6,7 @@ import pytest
 
 import gatework
 from gatework import registry
-from gatework.layers.mixer import Mixer
+from gatework.layers.sequence.mixer import Mixer
 
 
 class Copy(Mixer):

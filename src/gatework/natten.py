@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gatework.layers.neighborhood import (
+from gatework.layers.vision.neighborhood import (
     BiasedNeighborhoodAttention1D,
     BiasedNeighborhoodAttention2D,
     BiasedNeighborhoodAttention3D,
@@ -25,9 +25,10 @@ from gatework.layers.neighborhood import (
 )
 from gatework.masks import Causal, Mask
 from gatework.ops.attention import attention as masked_attention
-from gatework.ops.neighborhood import merge_attentions, na1d, na2d, na3d
-from gatework.ops.neighborhood_engine import check_kernel_schedule
-from gatework.ops.neighborhood_split import (
+from gatework.ops.token_permutation import token_permute, token_unpermute
+from gatework.ops.vision.neighborhood import merge_attentions, na1d, na2d, na3d
+from gatework.ops.vision.neighborhood_engine import check_kernel_schedule
+from gatework.ops.vision.neighborhood_split import (
     na1d_av,
     na1d_fused,
     na1d_qk,
@@ -45,8 +46,7 @@ from gatework.ops.neighborhood_split import (
     natten2dav,
     natten2dqkrpb,
 )
-from gatework.ops.neighborhood_windows import rescale_windows
-from gatework.ops.token_permutation import token_permute, token_unpermute
+from gatework.ops.vision.neighborhood_windows import rescale_windows
 
 __all__ = [
     "BiasedNeighborhoodAttention1D",

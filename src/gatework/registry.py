@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gatework.layers.mixer import Mixer
+    from gatework.layers.sequence.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ _MIXERS: dict[str, MixerEntry] = {
     for entry in (
         MixerEntry(
             "attention",
-            "gatework.layers.attention:MultiHeadAttention",
+            "gatework.layers.sequence.attention:MultiHeadAttention",
             "causal multi-head softmax attention, optional RoPE and grouped heads",
             "arXiv:1706.03762",
             "2 L d kv_heads/heads",
@@ -62,7 +62,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "sliding_window",
-            "gatework.layers.attention:SlidingWindowAttention",
+            "gatework.layers.sequence.attention:SlidingWindowAttention",
             "softmax attention over the last window_size tokens and the present one",
             "arXiv:2004.05150",
             "2 min(L, window) d kv_heads/heads",
@@ -70,7 +70,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "base_conv",
-            "gatework.layers.gated_conv:BaseConv",
+            "gatework.layers.sequence.gated_conv:BaseConv",
             "a convolution gated by a projection: the minimal gated convolution",
             "arXiv:2312.04927 section 4",
             "(kernel - 1) d, or min(L, max_length) d",
@@ -78,7 +78,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "long_conv",
-            "gatework.layers.gated_conv:LongConvolution",
+            "gatework.layers.sequence.gated_conv:LongConvolution",
             "one explicit causal filter per channel, as long as the sequence",
             "arXiv:2302.06646",
             "min(L, max_length) d",
@@ -86,7 +86,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "implicit_long_conv",
-            "gatework.layers.gated_conv:ImplicitLongConvolution",
+            "gatework.layers.sequence.gated_conv:ImplicitLongConvolution",
             "long convolution whose filter is a small network of position",
             "arXiv:2312.04927 appendix",
             "min(L, max_length) d",
@@ -94,7 +94,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "hyena",
-            "gatework.layers.hyena:Hyena",
+            "gatework.layers.sequence.hyena:Hyena",
             "gated implicit long convolution with an exponential window",
             "arXiv:2302.10866",
             "min(L, max_length) d + 3 taps d",
@@ -102,7 +102,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "h3",
-            "gatework.layers.h3:H3",
+            "gatework.layers.sequence.h3:H3",
             "shift and diagonal state-space models around multiplicative gates",
             "arXiv:2212.14052",
             "(state + taps) d head_dim",
@@ -110,7 +110,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "based",
-            "gatework.layers.based:Based",
+            "gatework.layers.sequence.based:Based",
             "linear attention with a second-order Taylor feature map",
             "arXiv:2402.18668",
             "(d + heads)(1 + f + f(f+1)/2)",
@@ -118,7 +118,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "gated_linear_attention",
-            "gatework.layers.gated_linear_attention:GatedLinearAttention",
+            "gatework.layers.sequence.gated_linear_attention:GatedLinearAttention",
             "linear attention whose state decays by a learned gate per key channel",
             "arXiv:2312.06635",
             "heads d_k d_v",
@@ -126,7 +126,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "mamba2",
-            "gatework.layers.mamba2:Mamba2",
+            "gatework.layers.sequence.mamba2:Mamba2",
             "state-space duality: one input-dependent decay per head",
             "arXiv:2405.21060",
             "expand d state",
@@ -134,7 +134,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "big_bird",
-            "gatework.layers.attention_sparse:BigBird",
+            "gatework.layers.sequence.attention_sparse:BigBird",
             "causal attention to a window, a few first tokens and random blocks",
             "arXiv:2007.14062 section 2",
             "2 L d kv_heads/heads",
@@ -142,7 +142,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "nsa",
-            "gatework.layers.native_sparse_attention:NativeSparseAttention",
+            "gatework.layers.sequence.native_sparse_attention:NativeSparseAttention",
             "attention to compressed blocks, to the best of them in full, and to a window",
             "arXiv:2502.11089",
             "2 (L + L/block) d kv_heads/heads",
@@ -150,7 +150,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "sigmoid_lookups",
-            "gatework.layers.lookups:SigmoidLookups",
+            "gatework.layers.sequence.lookups:SigmoidLookups",
             "attention at the positions that a learned sigmoid selects",
             "arXiv:2312.04927 section 5",
             "2 L d + L",
@@ -158,7 +158,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "random_lookups",
-            "gatework.layers.lookups:RandomLookups",
+            "gatework.layers.sequence.lookups:RandomLookups",
             "attention at positions drawn at random",
             "arXiv:2312.04927 section 5",
             "2 L d",
@@ -166,7 +166,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "programmatic_lookups",
-            "gatework.layers.lookups:ProgrammaticLookups",
+            "gatework.layers.sequence.lookups:ProgrammaticLookups",
             "attention at tokens that have occurred before",
             "arXiv:2312.04927 section 5",
             "2 L d + L",
@@ -174,7 +174,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "linear_attention",
-            "gatework.layers.linear_attention:LinearAttention",
+            "gatework.layers.sequence.linear_attention:LinearAttention",
             "linear attention with a choice of feature maps",
             "arXiv:2006.16236",
             "heads f (d_v + 1)",
@@ -182,7 +182,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "retention",
-            "gatework.layers.retention:Retention",
+            "gatework.layers.sequence.retention:Retention",
             "linear attention with one fixed decay per head (RetNet)",
             "arXiv:2307.08621 section 2",
             "heads d_k d_v",
@@ -190,7 +190,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "delta_net",
-            "gatework.layers.delta_net:DeltaNet",
+            "gatework.layers.sequence.delta_net:DeltaNet",
             "a matrix state that replaces what it holds for a key instead of adding to it",
             "arXiv:2406.06484",
             "heads d_k d_v",
@@ -198,7 +198,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "gated_delta_net",
-            "gatework.layers.delta_net:GatedDeltaNet",
+            "gatework.layers.sequence.delta_net:GatedDeltaNet",
             "the delta rule with an input-dependent decay per head",
             "arXiv:2412.06464",
             "heads d_k d_v",
@@ -206,7 +206,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "rwkv4",
-            "gatework.layers.rwkv4:RWKV4",
+            "gatework.layers.sequence.rwkv4:RWKV4",
             "exponentially weighted means of values, one decay per channel",
             "arXiv:2305.13048",
             "3 d",
@@ -214,7 +214,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "rwkv5",
-            "gatework.layers.rwkv5:RWKV5",
+            "gatework.layers.sequence.rwkv5:RWKV5",
             "matrix states that decay per channel, with a bonus for the present token",
             "arXiv:2404.05892",
             "d head_dim + d",
@@ -222,7 +222,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "rwkv7",
-            "gatework.layers.rwkv7:RWKV7",
+            "gatework.layers.sequence.rwkv7:RWKV7",
             "a generalised delta rule with decay and in-context learning rate per channel",
             "arXiv:2503.14456",
             "d head_dim + d",
@@ -230,7 +230,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "mamba",
-            "gatework.layers.mamba:Mamba",
+            "gatework.layers.sequence.mamba:Mamba",
             "selective state-space model: input-dependent steps of a diagonal system",
             "arXiv:2312.00752",
             "expand d (state + taps)",
@@ -238,7 +238,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "ttt_linear",
-            "gatework.layers.ttt:TTTLinear",
+            "gatework.layers.sequence.ttt:TTTLinear",
             "a linear model per head, trained on the sequence while reading it",
             "arXiv:2407.04620",
             "heads (dh^2 + dh) + (L mod batch)(2 d + heads)",
@@ -246,7 +246,7 @@ _MIXERS: dict[str, MixerEntry] = {
         ),
         MixerEntry(
             "ttt_mlp",
-            "gatework.layers.ttt:TTTMLP",
+            "gatework.layers.sequence.ttt:TTTMLP",
             "a two-layer network per head, trained on the sequence while reading it",
             "arXiv:2407.04620",
             "heads (8 dh^2 + 5 dh) + (L mod batch)(2 d + heads)",
@@ -331,7 +331,8 @@ def register_mixer(
 
     Args:
         name: The new name; one that exists already is refused.
-        target: A :class:`~gatework.layers.mixer.Mixer` subclass, or ``"module:Class"`` to import it later.
+        target: A :class:`~gatework.layers.sequence.mixer.Mixer` subclass, or ``"module:Class"`` to import it
+            later.
         summary: One line for listings.
         source: Where the definition comes from.
         state: A formula of the number of elements that decoding carries.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from gatework.layers.halo import HaloAttention
+from gatework.layers.vision.halo import HaloAttention
 from tests.golden.case import Adapter, Case
 
 #: Names of the released layer's options that are not ours.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatework.layers.feature_maps import FeatureMap
-from gatework.ops.linear_recurrence import gated_linear_attention
+from gatework.layers.sequence.feature_maps import FeatureMap
+from gatework.ops.recurrence.linear_recurrence import gated_linear_attention
 from tests.golden.case import Adapter, Case
 from tests.golden.zoology_names import Options, Translate, mixer_adapter, renamed
 

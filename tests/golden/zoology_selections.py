@@ -53,7 +53,7 @@ def with_auxiliary_loss(translate: Translate) -> Adapter:
 
     def adapter(case: Case) -> dict[str, Tensor]:
         outputs = mixer_adapter(translate)(case)
-        assert isinstance(case.model, gatework.layers.mixer.Mixer)
+        assert isinstance(case.model, gatework.layers.sequence.mixer.Mixer)
         loss = case.model.auxiliary_loss(case.inputs["x"])
         return outputs if loss is None else {**outputs, "aux_loss": loss}
 

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 import gatework
 from gatework import registry
-from gatework.layers.mixer import Mixer
+from gatework.layers.sequence.mixer import Mixer
 from gatework.models.language import zoology
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM, GateworkModel
-from tests.layers.test_every_mixer import OPTIONS
+from tests.layers.sequence.test_every_mixer import OPTIONS
 
 MIXERS = {name: {"name": name, **sets[0]} for name, sets in OPTIONS.items()}
 every_mixer = pytest.mark.parametrize("mixer", sorted(MIXERS))

@@ -7,7 +7,7 @@ import torch
 
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.registry import create_mixer
-from tests.layers.test_every_mixer import OPTIONS
+from tests.layers.sequence.test_every_mixer import OPTIONS
 
 MIXERS = {name: {"name": name, **sets[0]} for name, sets in OPTIONS.items()}
 every_mixer = pytest.mark.parametrize("mixer", sorted(MIXERS))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from gatework.data.segment import TokenBatch
-from gatework.layers import packed_documents
+from gatework.layers.sequence import packed_documents
 from gatework.study.flops import step_cost
-from tests.layers.test_packed_documents import SEQ_IDX
+from tests.layers.sequence.test_packed_documents import SEQ_IDX
 from tests.models.test_decoder import MIXERS, every_mixer, tiny, tokens
 
 #: Five documents, some of one length.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gatework.layers.gated_conv import BaseConv
+from gatework.layers.sequence.gated_conv import BaseConv
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 from gatework.models.language.zoology_language_models import (
     ZOOLOGY_LANGUAGE_MODELS,

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatework.layers.feature_maps import FEATURE_MAPS, FeatureMap
+from gatework.layers.sequence.feature_maps import FEATURE_MAPS, FeatureMap
 from gatework.ops import feature_maps as maps
-from gatework.ops.taylor_attention import taylor_features
+from gatework.ops.recurrence.taylor_attention import taylor_features
 
 DOUBLE = torch.float64
 TINY = 1e-12

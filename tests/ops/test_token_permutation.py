@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gatework.masks import Neighborhood
 from gatework.natten import na2d, token_permute, token_unpermute
 from gatework.ops.attention import attention
-from tests.ops.neighborhood_cases import tensors
+from tests.ops.vision.neighborhood_cases import tensors
 
 sizes = st.lists(st.tuples(st.integers(0, 7), st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3)
 

@@ -39,7 +39,7 @@ RECIPE = {
 PLUGIN = """
 import os
 import gatework
-from gatework.layers.gated_conv import BaseConv
+from gatework.layers.sequence.gated_conv import BaseConv
 
 class Poison(BaseConv):
     calls = 0

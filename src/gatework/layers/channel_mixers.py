@@ -18,7 +18,7 @@ class MLP(nn.Module):
         hidden_dim: Number of channels in between.
 
     Attributes:
-        residual_outputs: As that of :class:`~gatework.layers.mixer.Mixer`.
+        residual_outputs: As that of :class:`~gatework.layers.sequence.mixer.Mixer`.
     """
 
     residual_outputs: ClassVar[tuple[str, ...]] = ("fc2",)
@@ -42,7 +42,7 @@ class GLU(nn.Module):
         hidden_dim: Number of channels in between.
 
     Attributes:
-        residual_outputs: As that of :class:`~gatework.layers.mixer.Mixer`.
+        residual_outputs: As that of :class:`~gatework.layers.sequence.mixer.Mixer`.
     """
 
     residual_outputs: ClassVar[tuple[str, ...]] = ("fc3",)

@@ -9,8 +9,8 @@ from gatework.ops.attention_pooling import (
     pooled_rows_loss,
 )
 from gatework.ops.block_sparse_attention import block_sparse_attention
-from gatework.ops.neighborhood import merge_attentions, na1d, na2d, na3d
 from gatework.ops.sigmoid_attention import sigmoid_attention, sigmoid_attention_reference
+from gatework.ops.vision.neighborhood import merge_attentions, na1d, na2d, na3d
 
 __all__ = [
     "Alibi",

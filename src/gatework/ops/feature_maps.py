@@ -38,8 +38,8 @@ def squared_features(x: Float[Tensor, "*rest dim"]) -> Float[Tensor, "*rest dim"
 def all_taylor_features(x: Float[Tensor, "*rest dim"]) -> Float[Tensor, "*rest features"]:
     """``[1, x / f^(1/4), vec(x x^T) / sqrt(2 f)]``: ``1 + f + f^2`` features, symmetric terms twice.
 
-    Their products are those of :func:`~gatework.ops.taylor_attention.taylor_features`, which keeps each
-    symmetric term once and is what Based computes with.
+    Their products are those of :func:`~gatework.ops.recurrence.taylor_attention.taylor_features`, which keeps
+    each symmetric term once and is what Based computes with.
     """
     x = x * x.shape[-1] ** -0.25
     second = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2) * math.sqrt(0.5)

@@ -20,8 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from gatework.layers.channel_mixers import GLU, MLP, DropPath
-from gatework.layers.mixer import Mixer, State
-from gatework.layers.packed_documents import PackedDocuments
+from gatework.layers.sequence.mixer import Mixer, State
+from gatework.layers.sequence.packed_documents import PackedDocuments
 from gatework.models.language.head_loss import head_loss
 from gatework.models.language.inputs import check_padding, labels_within_documents, packed_documents
 from gatework.models.language.mixer_cache import MixerCache
@@ -60,8 +60,8 @@ class GateworkConfig(PreTrainedConfig):
             mostly PyTorch's, and residual outputs are divided by ``sqrt(num_hidden_layers)`` (as Mamba's
             authors do).
         residual_init: Which layers are residual outputs: ``"declared"``, those that write to the residual
-            stream as the mixers say (:class:`~gatework.layers.mixer.Mixer`), or ``"zoology"``, those whose
-            names end in ``out_proj`` or ``fc2``, which is the rule of Zoology's code, for its recipes.
+            stream as the mixers say (:class:`~gatework.layers.sequence.mixer.Mixer`), or ``"zoology"``, those
+            whose names end in ``out_proj`` or ``fc2``, which is the rule of Zoology's code, for its recipes.
         embedding_init: ``"default"`` (``initializer_range``), ``"normal"`` (unit variance) or
             ``"spherical"`` (rows of unit length).
         train_embeddings: Whether word embeddings learn. Frozen ones are never tied to the head.
@@ -390,7 +390,7 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         While training with labels the head is applied only at labelled positions, and ``logits`` is
         ``None``: in recall tasks few positions have a label, and the head is most of the work; on text,
         logits are most of the memory (:func:`~gatework.models.language.head_loss.head_loss`). What mixers add
-        to the loss (:meth:`~gatework.layers.mixer.Mixer.auxiliary_loss`) is in ``loss`` then.
+        to the loss (:meth:`~gatework.layers.sequence.mixer.Mixer.auxiliary_loss`) is in ``loss`` then.
 
         Args:
             input_ids: Token ids.

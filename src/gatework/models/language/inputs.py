@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gatework.layers.packed_documents import PackedDocuments
+from gatework.layers.sequence.packed_documents import PackedDocuments
 
 
 def check_padding(mask: Tensor | None, *, cached: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from gatework.layers.mixer import State
+from gatework.layers.sequence.mixer import State
 
 
 @dataclass

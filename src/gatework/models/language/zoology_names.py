@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from gatework.layers.mixer import Mixer
+from gatework.layers.sequence.mixer import Mixer
 
 #: Zoology's names (patterns) and ours, outside the sequence mixers.
 _NAMES = (

@@ -25,7 +25,7 @@ def is_available() -> bool:
         import numba  # noqa: F401
     except ImportError:
         return False
-    from gatework.ops.attention.kernels import blas
+    from gatework.ops.cpu import blas
 
     return blas.provider() is not None
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from gatework.ops.attention.kernels import layout as at
 from gatework.ops.attention.kernels.chunks import gather, mix, next_chunk, open_item, pack, private
-from gatework.ops.attention.kernels.machine import exp2, fetch_add, floats, indices, integers, jit, larger
 from gatework.ops.attention.kernels.scores import score_chunk
+from gatework.ops.cpu.machine import exp2, fetch_add, floats, indices, integers, jit, larger
 
 
 @jit

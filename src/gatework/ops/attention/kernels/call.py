@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gatework.ops.attention.kernels import blas, threads
 from gatework.ops.attention.kernels import layout as at
 from gatework.ops.attention.kernels.compiled import kernel
+from gatework.ops.cpu import blas, threads
 
 if TYPE_CHECKING:
     from gatework.ops.attention.plan import Plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gatework.ops.attention.kernels import layout as at
-from gatework.ops.attention.kernels.machine import call_blas, floats, indices, integers, jit, octets
+from gatework.ops.cpu.machine import call_blas, floats, indices, integers, jit, octets
 
 #: Keys in runs that are shorter than this on average are copied together; longer ones are used in place.
 LEAST_DIRECT = 96

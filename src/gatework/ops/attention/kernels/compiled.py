@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gatework.ops.compiled import CompiledFunctions
+from gatework.ops.cpu.compiled import CompiledFunctions
 
 
 def _source(name: str) -> tuple[Callable[..., Any], Any]:

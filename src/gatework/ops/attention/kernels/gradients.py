@@ -17,8 +17,8 @@ from gatework.ops.attention.kernels.chunks import (
     scatter,
     spread,
 )  # fmt: skip
-from gatework.ops.attention.kernels.machine import exp2, fetch_add, floats, integers, jit
 from gatework.ops.attention.kernels.scores import score_chunk
+from gatework.ops.cpu.machine import exp2, fetch_add, floats, integers, jit
 
 
 @jit

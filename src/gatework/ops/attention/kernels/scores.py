@@ -11,7 +11,7 @@ import numba
 
 from gatework.ops.attention.kernels import layout as at
 from gatework.ops.attention.kernels.chunks import compare
-from gatework.ops.attention.kernels.machine import exp2, floats, indices, integers, jit, octets
+from gatework.ops.cpu.machine import exp2, floats, indices, integers, jit, octets
 
 
 @jit

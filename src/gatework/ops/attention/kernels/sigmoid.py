@@ -18,8 +18,8 @@ from gatework.ops.attention.kernels.chunks import (
     spread,
 )  # fmt: skip
 from gatework.ops.attention.kernels.gradients import close_part, open_part
-from gatework.ops.attention.kernels.machine import fetch_add, floats, integers, jit, sigmoid2
 from gatework.ops.attention.kernels.scores import score_chunk
+from gatework.ops.cpu.machine import fetch_add, floats, integers, jit, sigmoid2
 
 
 @jit

@@ -1,0 +1,1 @@
+"""The causal sequence mixers, all behind one interface, :class:`gatework.layers.sequence.mixer.Mixer`."""

@@ -1,0 +1,1 @@
+"""Modules on maps of images: neighbourhoods and halos."""

@@ -1,0 +1,1 @@
+"""What compiled kernels for the CPU share: numba, BLAS, threads and the operations of one core."""

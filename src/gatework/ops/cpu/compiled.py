@@ -1,0 +1,66 @@
+"""Functions that numba compiles when they are first needed, or loads from its cache on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class CompiledFunctions:
+    """Callables by name, each compiled once per process.
+
+    Args:
+        source: Gives the Python function of a name, and the numba signature to compile it for.
+        files: What the functions are made of: files, and folders of them. A change there makes the cache of
+            earlier states worthless.
+    """
+
+    def __init__(self, source: Callable[[str], tuple[Callable[..., Any], Any]], *files: Path) -> None:
+        self._source, self._files = source, files
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._lock = threading.RLock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget_lock)
+
+    def __call__(self, name: str) -> Callable[..., Any]:
+        """Return the compiled function of a name."""
+        found = self._functions.get(name)
+        if found is None:
+            with self._lock:  # one compilation is enough, and other threads wait for it
+                found = self._functions.get(name)
+                if found is None:
+                    found = self._functions[name] = self._compile(*self._source(name))
+        return found
+
+    def _compile(self, function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+        """Compile for one signature; a cache that cannot be used costs only the caching."""
+        from gatework.ops.cpu.machine import compiler
+
+        function = inspect.unwrap(function)
+        name = function.__qualname__
+        compiled: Callable[..., Any]
+        try:
+            # numba looks only at the file of the function itself to tell whether the cache is up to date.
+            function.__qualname__ = f"{name}_{self._digest()}"
+            compiled = compiler(signature, cache=True)(function)
+        except (OSError, RuntimeError, EOFError):  # no place for a cache, a full disk, a damaged file
+            compiled = compiler(signature)(function)
+        finally:
+            function.__qualname__ = name
+        return compiled
+
+    def _digest(self) -> str:
+        """Name the state of all files that the functions are made of."""
+        sources = [
+            path for file in self._files for path in (sorted(file.glob("*.py")) if file.is_dir() else [file])
+        ]
+        return hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=6).hexdigest()
+
+    def _forget_lock(self) -> None:
+        """In a forked child, nobody is compiling."""
+        self._lock = threading.RLock()

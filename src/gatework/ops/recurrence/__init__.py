@@ -1,0 +1,1 @@
+"""Linear recurrences and scans, each with a plain definition beside its fast paths."""

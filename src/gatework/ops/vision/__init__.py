@@ -1,0 +1,1 @@
+"""Attention of maps in windows, halos and neighbourhoods."""
