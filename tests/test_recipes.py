@@ -6,7 +6,8 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from gatework.cli import compare
-from gatework.study.plan import check_runs, make_study, parse_mixers, plan_runs
+from gatework.study.options import CompareOptions
+from gatework.study.plan import check_runs, make_study
 from tests.recipe_files import RECIPES, language_models, studies, task_of, trainings
 
 
@@ -23,15 +24,11 @@ def test_every_recipe_is_of_one_kind():
 @pytest.mark.parametrize("path", studies(), ids=lambda path: path.stem)
 def test_a_recipe_could_start(path):
     parser = ArgumentParser(exit_on_error=False)
-    compare.add_arguments(parser)
-    task = task_of(path)
-    options = parser.parse_args([task, f"--config={path}"]).as_dict()
-    runs = plan_runs(
-        task,
-        mixers=parse_mixers(options["mixers"]),
-        settings={name: {**options["setting"], **own} for name, own in options["settings"].items()},
-        **{axis: options[axis] for axis in ("widths", "learning_rates", "seeds", "training", "model")},
-    )
+    words = [task_of(path), f"--config={path}"]
+    compare.add_arguments(parser, words)
+    options = parser.parse_args(words).as_dict()
+    del options["config"], options["plugin"]
+    runs = CompareOptions.of(options.pop("task"), **options).grid()
     check_runs(runs)
     study = make_study(path.stem, runs, command="gatework compare", notes=options["notes"])
     assert len(study.notes) >= 4

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from gatework.ops.attention import kernels
-from gatework.ops.attention.kernels import blas, call
+from gatework.ops.attention.kernels import call
 from gatework.ops.attention.plan import Plan
+from gatework.ops.cpu import blas
 
 SEEDS = st.integers(0, 2**31)
 PROVIDERS = [source for source in (blas.mkl(), blas.scipy_blas()) if source is not None]

@@ -10,7 +10,7 @@ import torch
 import gatework
 from gatework.layers.channel_mixers import GLU, MLP
 from gatework.registry import mixer_entry
-from tests.layers import streaming
+from tests.layers.sequence import streaming
 
 DIM = 16
 

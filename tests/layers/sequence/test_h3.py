@@ -6,7 +6,7 @@ import torch
 from gatework.layers.sequence.h3 import H3
 from gatework.ops.long_conv import causal_conv_reference
 from gatework.ops.recurrence.diagonal_ssm import diagonal_ssm_reference, discretize_bilinear, discretize_zoh
-from tests.layers import streaming
+from tests.layers.sequence import streaming
 
 DIM, LENGTH = 6, 13
 OPTIONS = {

@@ -6,7 +6,7 @@ import torch
 from gatework.layers.sequence.hyena import Hyena
 from gatework.ops.long_conv import causal_conv_reference
 from gatework.ops.short_conv import short_conv_reference
-from tests.layers import streaming
+from tests.layers.sequence import streaming
 
 DIM, LENGTH = 6, 13
 OPTIONS = {

@@ -16,7 +16,7 @@ from gatework.layers.sequence.lookups import (
     SigmoidLookups,
     occurred_before,
 )
-from tests.layers import streaming
+from tests.layers.sequence import streaming
 
 DIM, LENGTH = 8, 43
 

@@ -15,7 +15,7 @@ class BigBird(MultiHeadAttention):
 
     The definition is that of :class:`~gatework.layers.sequence.attention.MultiHeadAttention` with the pattern
     of arXiv:2007.14062, section 2, in the sizes of Zoology's code: the ``3 * block_size`` tokens before a
-    token and itself, the first ``2 * block_size`` tokens, and ``num_random`` of the blocks before its own. That
+    token and itself, the first ``2 * block_size`` tokens, and ``num_random`` of the blocks before. That
     code draws single random pairs anew in every call, so that no two calls agree and no state can decode;
     here blocks are drawn once, by ``seed``. Whole sequences take time linear in the length; the state holds
     all keys and values, since any of them may be drawn later.
