@@ -24,7 +24,8 @@ class LinearAttention(Mixer):
     With a map that is not positive (``"identity"``; ``"all_poly"``, whose weights may be negative) the sum of
     weights may cancel, and a quotient by a sum near zero is arbitrarily large, in the authors' code as well
     as here: use ``normalize=False`` there, or a positive map.
-    :class:`~gatework.layers.sequence.based.Based` is the same with Taylor features and a state about half as large as that of ``"taylor"`` here.
+    :class:`~gatework.layers.sequence.based.Based` is the same with Taylor features and a state about half as
+    large as that of ``"taylor"`` here.
 
     Args:
         dim: Number of channels.
