@@ -75,7 +75,7 @@ def calls(head_dim: int, dtype: torch.dtype, options: str) -> list[launch.Call]:
     if options != "full":
         lists_of = lists(size.forward, "queries"), lists(size.backward_keys, "keys")
     _, forward = launch.forward(q, k, v, scores, lists_of[0], size)
-    _, backward = launch.backward(q, k, v, grad, scores, *lists_of, size, of_rows=options == "all")
+    _, backward = launch.backward(q, k, v, grad, scores, *lists_of, size, needs_row_grad=options == "all")
     return [forward, *backward]
 
 

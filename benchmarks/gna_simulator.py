@@ -23,7 +23,7 @@ from gatework.bench.gna import PUBLISHED, Case, Simulation, search_strides, simu
 from gatework.bench.gna import axis as counting
 from gatework.bench.gna import search as searching
 from gatework.masks import Neighborhood
-from gatework.ops.token_permutation import token_permute
+from gatework.ops.vision.token_permutation import token_permute
 
 
 def shrunk(case: Case, factor: int) -> list[Neighborhood]:

@@ -62,7 +62,7 @@ def against_loop(name: str, length: int, turns: int) -> dict[str, Any]:
     """Milliseconds of the loop and of every engine, and how much faster than the loop it is."""
     fast, definition = OPERATORS[name]
     tensors = inputs(name, length)
-    engines = ["chunked", *(["kernels"] if scan_kernels.is_available() else [])]
+    engines = ["chunked-torch", *(["chunked-numba"] if scan_kernels.is_available() else [])]
     sides: dict[str, Side] = {engine: partial(fast, *tensors, engine=engine) for engine in engines}
     sides["loop"] = partial(definition, *tensors)
 

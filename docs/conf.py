@@ -12,7 +12,9 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
+# Classes of two modules may have one name; short names in signatures then link to either.
+suppress_warnings = ["ref.python"]
 
 html_theme = "furo"
 html_title = f"gatework {release}"

@@ -23,9 +23,9 @@ MIXER = "import gatework\ngatework.register_mixer('{name}', 'somewhere:Mine', su
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch, tmp_path):
     """Fresh registries, and an own current directory."""
-    monkeypatch.setattr(registry, "_MIXERS", dict(registry._MIXERS))
-    monkeypatch.setattr(registry, "_loaded_plugins", {})
-    monkeypatch.setattr(registry, "_loaded_entry_points", set())
+    monkeypatch.setattr(registry.mixers, "_MIXERS", dict(registry.mixers._MIXERS))
+    monkeypatch.setattr(registry.plugins, "_loaded_plugins", {})
+    monkeypatch.setattr(registry.plugins, "_loaded_entry_points", set())
     monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,14 @@ from gatework._version import __version__
 if TYPE_CHECKING:
     from gatework import masks, ops
     from gatework.checkpoints import CheckpointError, load_checkpoint
-    from gatework.registry import create_mixer, list_mixers, register_mixer
+    from gatework.registry import (
+        create_mixer,
+        create_model,
+        list_mixers,
+        list_models,
+        register_mixer,
+        register_model,
+    )
     from gatework.study.compare import compare
     from gatework.study.study import Study
     from gatework.tasks import register_task
@@ -24,8 +31,11 @@ _HOMES = {
     "compare": "gatework.study.compare",
     "load_checkpoint": "gatework.checkpoints",
     "create_mixer": "gatework.registry",
+    "create_model": "gatework.registry",
     "list_mixers": "gatework.registry",
+    "list_models": "gatework.registry",
     "register_mixer": "gatework.registry",
+    "register_model": "gatework.registry",
     "register_task": "gatework.tasks",
 }
 _SUBMODULES = ("masks", "ops")
@@ -36,11 +46,14 @@ __all__ = [
     "__version__",
     "compare",
     "create_mixer",
+    "create_model",
     "list_mixers",
+    "list_models",
     "load_checkpoint",
     "masks",
     "ops",
     "register_mixer",
+    "register_model",
     "register_task",
 ]
 

@@ -25,7 +25,6 @@ from gatework.layers.vision.neighborhood import (
 )
 from gatework.masks import Causal, Mask
 from gatework.ops.attention import attention as masked_attention
-from gatework.ops.token_permutation import token_permute, token_unpermute
 from gatework.ops.vision.neighborhood import merge_attentions, na1d, na2d, na3d
 from gatework.ops.vision.neighborhood_engine import check_kernel_schedule
 from gatework.ops.vision.neighborhood_split import (
@@ -47,6 +46,7 @@ from gatework.ops.vision.neighborhood_split import (
     natten2dqkrpb,
 )
 from gatework.ops.vision.neighborhood_windows import rescale_windows
+from gatework.ops.vision.token_permutation import token_permute, token_unpermute
 
 __all__ = [
     "BiasedNeighborhoodAttention1D",

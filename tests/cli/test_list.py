@@ -40,7 +40,7 @@ def test_json_has_the_same(capsys):
 
 
 def test_what_a_plugin_does_not_say_is_left_out(capsys, monkeypatch):
-    monkeypatch.setattr(registry, "_MIXERS", dict(registry._MIXERS))
+    monkeypatch.setattr(registry.mixers, "_MIXERS", dict(registry.mixers._MIXERS))
     register_mixer("mine", lambda dim: None)
     register_mixer("mine_too", lambda dim: None, summary="a mixer", state="d", source="a shelf")
     assert main(["list", "mixers"]) == 0
@@ -64,5 +64,33 @@ def test_listing_imports_no_torch():
 
 @pytest.mark.bad_input
 def test_another_kind_is_named(capsys):
-    assert main(["list", "models"]) == 2
-    assert "'models'" in capsys.readouterr().err
+    assert main(["list", "layers"]) == 2
+    assert "'layers'" in capsys.readouterr().err
+
+
+def test_models_are_listed_by_kind(capsys):
+    assert main(["list", "models", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert [entry["name"] for entry in models] == registry.list_models()
+    (entry,) = [entry for entry in models if entry["name"] == "zoology_attention_125m"]
+    assert (entry["kind"], entry["family"], entry["paper"]) == ("language", "zoology", "arXiv:2312.04927")
+    assert entry["parameters"] == 124_869_888
+    assert main(["list", "models", "--kind=vision"]) == 0
+    assert "zoology" not in capsys.readouterr().out
+    assert main(["list", "--kind=language"]) == 0
+    assert "mixers" not in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.bad_input
+def test_a_kind_is_of_models(capsys):
+    assert main(["list", "tasks", "--kind=vision"]) == 2
+    assert "--kind is of models, and this lists tasks" in capsys.readouterr().err
+
+
+def test_a_reader_may_have_had_enough():
+    program = "import sys; from gatework.cli import main; sys.exit(main(['list']))"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **streams) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+        assert listing.wait(60) == 0

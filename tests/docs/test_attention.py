@@ -19,6 +19,7 @@ from gatework import masks, ops
 from gatework.masks import Causal, Mask
 from gatework.ops.attention import ENGINES, blocked, choice, flex
 from gatework.ops.attention.options import Options
+from tests.ops.test_engines import OPERATORS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "attention.md"
@@ -143,6 +144,16 @@ def refused(
         answers.add(reason is not None)
     (answer,) = answers
     return answer
+
+
+def test_operators_take_the_engines_that_the_page_lists():
+    _, _, rest = PAGE.read_text().partition("<!-- operators:")
+    rows = rest[rest.index("|---") : rest.index("\n\n", rest.index("|---"))].splitlines()[1:]
+    listed = {}
+    for row in rows:
+        names, engines = (re.findall(r"`([\w-]+)`", cell) for cell in row.strip("|").split("|"))
+        listed |= dict.fromkeys(names, engines)
+    assert listed == {name: list(engines) for name, (engines, _) in OPERATORS.items()}
 
 
 def test_every_row_is_known():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gatework.registry import _MIXERS
+from gatework.registry.mixers import _MIXERS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FOLDER = DOCS / "mixers"

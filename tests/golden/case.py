@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import gatework
+from gatework.checkpoints import find_layout
+from gatework.layouts import OWN, Layout
 
 
 class Case:
@@ -36,6 +39,7 @@ class Case:
             for name, tensor in self.part("in").items()
         }
         self.model: nn.Module | None = None
+        self.layout = Layout(OWN)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below ``prefix/``."""
@@ -47,6 +51,7 @@ class Case:
         """Fill ``model`` with ``state/*`` through the public loader and set its mode."""
         model.to(self.dtype)
         gatework.load_checkpoint(model, self.part("state"))
+        self.layout = find_layout(model, self.part("state"))
         self.model = model.train(self.mode == "train")
         return model
 
@@ -58,15 +63,45 @@ class Case:
         total = sum((outputs[name] * cot.to(self.dtype)).sum() for name, cot in cotangents.items())
         total.backward()
 
+    @cached_property
+    def converted(self) -> dict[str, list[tuple[str, Tensor, Tensor]]]:
+        """What the stored gradients of parameters become, all converted at once.
+
+        By their name: ours, its stored gradient, and which of its numbers come of theirs.
+        """
+        stored = {
+            name.removeprefix("state/"): tensor
+            for name, tensor in self.part("grad").items()
+            if name not in self.inputs
+        }
+        converted = self.layout.to_ours(stored)
+        labels, origins = self.layout.origins({name: tensor.shape for name, tensor in stored.items()})
+        becomes: dict[str, list[tuple[str, Tensor, Tensor]]] = {name: [] for name in stored}
+        for ours, tensor in converted.items():
+            for label in labels[ours].unique().tolist():
+                for theirs in origins[label]:
+                    becomes[theirs].append((ours, tensor, labels[ours] == label))
+        return becomes
+
     def gradient(self, name: str) -> tuple[Tensor | None, Tensor]:
-        """Our gradient and the stored one for ``grad/<name>``, both in our layout."""
-        stored = self.part("grad")[name]
+        """Our gradient and the stored one for ``grad/<name>``, both in our layout.
+
+        Where their tensor is part of one of ours, or becomes several, the numbers that come of it, in a row.
+        """
         if name in self.inputs:
-            return self.inputs[name].grad, stored
-        key = name.removeprefix("state/")
+            return self.inputs[name].grad, self.part("grad")[name]
         assert self.model is not None, f"grad/{name} is of a parameter, but no model was loaded"
-        ((ours, stored),) = self.model.convert_official({key: stored}).items()
-        return self.model.get_parameter(ours).grad, stored
+        becomes = self.converted[name.removeprefix("state/")]
+        assert becomes, f"grad/{name} becomes nothing in layout {self.layout.name!r}"
+        pairs = []
+        for ours, stored, mask in becomes:
+            gradient = self.model.get_parameter(ours).grad
+            if gradient is None or gradient.shape != stored.shape:
+                return gradient, stored
+            pairs.append((gradient, stored) if mask.all() else (gradient[mask], stored[mask]))
+        if len(pairs) == 1:
+            return pairs[0]
+        return torch.cat([own.flatten() for own, _ in pairs]), torch.cat([own.flatten() for _, own in pairs])
 
 
 Adapter = Callable[[Case], Mapping[str, Tensor]]

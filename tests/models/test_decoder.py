@@ -319,7 +319,7 @@ class Wrong(Mixer):
     ],
 )
 def test_a_wrong_declaration_is_named(declares, message, monkeypatch):
-    monkeypatch.setattr(registry, "_MIXERS", dict(registry._MIXERS))
+    monkeypatch.setattr(registry.mixers, "_MIXERS", dict(registry.mixers._MIXERS))
     gatework.register_mixer("wrong", Wrong)
     with pytest.raises(TypeError, match=message):
         tiny([{"name": "wrong", "declares": declares}])

@@ -327,7 +327,7 @@ def test_rows_without_keys_are_zero():
 
 def test_a_chunk_that_masks_whole_rows(monkeypatch):
     """Whether the first or the last chunk of a row has nothing for it, the other decides."""
-    monkeypatch.setattr(call, "SPAN", 128)
+    monkeypatch.setattr(call, "MAX_COLUMNS", 128)
     allowed = np.zeros((4, 400), bool)
     allowed[0, :3], allowed[1, -3:], allowed[2, 200] = True, True, True
     plan = make_plan([[([0, 1, 2, 3], [(0, 400)], pieces_of(allowed))]])

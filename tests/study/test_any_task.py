@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     """A directory with the plugin in it, which is loaded: the current one for all tests of this file."""
     folder = tmp_path_factory.mktemp("digits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_loaded_plugins", {})
+        patch.setattr(registry.plugins, "_loaded_plugins", {})
         patch.setattr(tasks, "TASKS", dict(tasks.TASKS))
         patch.setattr(sys, "path", [str(folder), *sys.path])
         patch.chdir(folder)

@@ -109,7 +109,7 @@ def without(directory) -> Path:
 @pytest.fixture(scope="module")
 def loaded(folder, without):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_loaded_plugins", {})
+        patch.setattr(registry.plugins, "_loaded_plugins", {})
         patch.setattr(sys, "path", [str(folder), *sys.path])
         load_plugins(["my_weather"])
         yield

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -28,9 +29,10 @@ COMMANDS = {
     "predict": ("give the outputs of a trained model", "gatework.cli.predict"),
     "evaluate": ("score language models from anywhere on a text", "gatework.cli.evaluate"),
     "bench": ("measure operators on this machine, checked before they are timed", "gatework.cli.bench"),
-    "list": ("list mixers and tasks", "gatework.cli.list"),
+    "convert": ("bring weights of another layout to ours", "gatework.cli.convert"),
+    "list": ("list mixers, models and tasks", "gatework.cli.list"),
 }
-_WITH_PLUGINS = {"compare", "run", "report", "fit", "validate", "predict", "evaluate", "list"}
+_WITH_PLUGINS = {"compare", "run", "report", "fit", "validate", "predict", "evaluate", "convert", "list"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = module.run(arguments, command=["gatework", *argv])
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
+    except BrokenPipeError:  # whoever read what was printed has had enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ArgumentError, TypeError, ValueError, OSError) as error:
         return _fail(str(error), code=2)
     return code

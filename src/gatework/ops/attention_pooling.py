@@ -117,11 +117,12 @@ def pooled_attention_rows(
     gradient goes through it.
 
     Args:
-        q: As for :func:`pooled_attention_map`, like all that follow.
-        k: See there.
-        block_size: Tokens of a block of keys.
-        mask: What else forbids pairs, besides the order of tokens.
-        scale: See there.
+        q: Queries, with positions in them (after RoPE): the last tokens of those of ``k``. Half precisions
+            are computed in float32.
+        k: Keys; their heads may divide those of ``q``.
+        block_size: Tokens of a block of keys; the last may have fewer.
+        mask: What else forbids pairs, besides the order of tokens; it counts queries and keys from 0.
+        scale: Factor on the scores, ``head_dim ** -0.5`` by default.
 
     Returns:
         Rows that sum to 1, or to 0 where no earlier block is allowed; float32 or float64.

@@ -164,7 +164,7 @@ class LocalExecutor(Executor):
         """
         self._start_workers(min(self._num_workers, len(self.running()) + len(self._queue)))
         wait([worker.connection for worker in self._workers], timeout)
-        ended = [over for worker in list(self._workers) if (over := self._hear(worker)) is not None]
+        ended = [over for worker in list(self._workers) if (over := self._handle_message(worker)) is not None]
         # At once, before the caller stores anything: no core waits for a disk.
         self._hand_out()
         return ended
@@ -183,9 +183,9 @@ class LocalExecutor(Executor):
         """Kill busy workers and let idle ones exit; the queue is dropped."""
         self._queue.clear()
         for worker in self._workers:
-            worker.dismiss()
+            worker.shut_down()
         for worker in self._workers:
-            worker.bury()
+            worker.join()
         self._workers.clear()
 
     def _start_workers(self, wanted: int) -> None:
@@ -197,7 +197,7 @@ class LocalExecutor(Executor):
             except OSError as error:
                 raise StudyError(f"cannot start a worker process: {error.strerror or error}") from error
 
-    def _hear(self, worker: _Worker) -> Ended | None:
+    def _handle_message(self, worker: _Worker) -> Ended | None:
         """Take what the worker said or how it died; return its run if that is over."""
         message = worker.receive()
         if message is None:
@@ -263,18 +263,18 @@ class _Worker:
                 message: dict[str, Any] = json.loads(self.connection.recv_bytes())
                 return message
         except (EOFError, OSError):
-            return {"died": self.bury()}
+            return {"died": self.join()}
         # A child of the dead worker may hold the pipe open, so its end is not the only sign.
-        return {"died": self.bury()} if self.process.exitcode is not None else None
+        return {"died": self.join()} if self.process.exitcode is not None else None
 
-    def dismiss(self) -> None:
+    def shut_down(self) -> None:
         """Make the process end: an idle one by itself, with its exit handlers; a busy one by force."""
         if not self.ready or self.run is not None:
             self.process.kill()
         self.connection.close()
 
-    def bury(self) -> str:
-        """Wait for the end of the process, and say how it ended."""
+    def join(self) -> str:
+        """Wait for the process to end, and say how it ended."""
         self.process.join(_SECONDS_TO_EXIT)
         if self.process.exitcode is None:
             self.process.kill()

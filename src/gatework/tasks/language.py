@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gatework.registry import list_mixers, mixer_entry, suggestion
+from gatework.registry import list_mixers, mixer_entry
 from gatework.tasks.candidates import Candidate, check_candidates, own_model, own_rates
 from gatework.tasks.declaration import Axis, Cost, Declaration, Scaling, ScalingCurve, Unit
 from gatework.tasks.task import Task
@@ -239,24 +239,21 @@ class LanguageTask(Task):
         return GateworkForCausalLM(self.model_config(options))
 
     def model_config(self, options: Mapping[str, Any]) -> GateworkConfig:
-        """Return the configuration of :meth:`build_model`; the one place that checks a model's options.
+        """Return the configuration of :meth:`build_model`.
 
         Raises:
             TypeError: If there is no such option.
             ValueError: If a value is impossible.
         """
-        from gatework.models.language.decoder import GateworkConfig
+        from gatework.models.language.decoder import model_config
 
-        own = {"vocab_size", "context_length"}
-        known = sorted(set(GateworkConfig.__annotations__) - own - {"model_type"})
-        for option in options:
-            if option not in known:
-                raise TypeError(f"model has no option {option!r}{suggestion(str(option), known)}")
+        own = {"vocab_size": self.vocab_size, "context_length": self.length}
+        for option in own:
+            if option in options:
+                raise TypeError(f"model has no option {option!r} here: the task says it")
         mixers = options.get("mixers") or ["attention"]
         defaults = {"num_hidden_layers": max(2, len(mixers)), "use_cache": False}
-        return GateworkConfig(
-            vocab_size=self.vocab_size, context_length=self.length, **{**defaults, **options}
-        )
+        return model_config({**own, **defaults, **options})
 
     def work(self, batch: TokenBatch) -> int:
         """Return the number of tokens that are read, padding not counted."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
-from gatework.checkpoints import CheckpointError
+from gatework.checkpoint_files import CheckpointError, read_torch_file
 from gatework.files import replacing
 
 #: What every checkpoint of a training holds, and of what type.
@@ -54,33 +52,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file cannot be read, is damaged, or is no checkpoint of a training.
     """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {str(path)!r} is not a file")
-    try:
-        _check_archive(path)
-        with warnings.catch_warnings(action="ignore"):  # that a file is odd is said by the error
-            loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # broken bytes fail in any way, also by IndexError or KeyError
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(
-            f"checkpoint {str(path)!r} cannot be read safely: {type(error).__name__}: {reason}"
-        ) from error
+    loaded: dict[str, Any] = read_torch_file(path, only_archives=True)
     for name, kind in _PARTS.items():
         if not isinstance(loaded, dict) or not isinstance(loaded.get(name), kind):
             raise CheckpointError(
                 f"checkpoint {str(path)!r} is not one of `gatework fit`: it has no {name!r}"
             )
     return loaded
-
-
-def _check_archive(path: Path) -> None:
-    """Compare all checksums, which PyTorch does not, and refuse what would unpack to more than it is."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise zipfile.BadZipFile("it holds compressed data, which no checkpoint does")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise zipfile.BadZipFile("it holds more than its size")
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"{damaged} is damaged")

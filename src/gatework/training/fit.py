@@ -32,7 +32,7 @@ from gatework.training.progress import TrainingProgress
 from gatework.training.random_state import seed_everything
 from gatework.training.recipe import Recipe, differences, read_recipe
 from gatework.training.resume import LAST, ExactResume, InterruptedTrainingError
-from gatework.training.trained import MODEL, make_task, model_weights, score
+from gatework.training.trained import MODEL, make_task, score
 from gatework.training.trainer import make_loggers, make_trainer, quiet
 
 RESULT_FORMAT = "gatework.fit/1"
@@ -183,7 +183,7 @@ class _Fit:
         assert self.session is not None
         session, recipe = self.session, self.recipe
         model = self.task.build_model(recipe.model)
-        load_checkpoint(model, model_weights(read_checkpoint(self.last)))
+        load_checkpoint(model, self.last)
         module = make_module(self.task, model, self.training, recipe.learning_rate)
         stop = [session.resume]
         scores = {

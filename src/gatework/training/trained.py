@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from lightning import Callback
-from torch import Tensor, nn
+from torch import nn
 
 from gatework.checkpoints import CheckpointError, load_checkpoint
 from gatework.tasks import create_task
 from gatework.tasks.module import TaskModule, make_module
 from gatework.tasks.task import Prediction, Task, Training
-from gatework.training.checkpoint_io import read_checkpoint
 from gatework.training.options import TrainerOptions, single_process
 from gatework.training.recipe import Recipe
 from gatework.training.trainer import device_of, make_trainer, quiet
@@ -40,18 +39,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: If the file cannot be read, or does not fit.
     """
-    source: Path | dict[str, Tensor] = path
-    if path.suffix == ".ckpt":
-        source = model_weights(read_checkpoint(path))
-    load_checkpoint(model, source)
-
-
-def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of the model alone from a checkpoint of its training."""
-    weights = checkpoint["state_dict"]
-    return {
-        name.removeprefix("model."): tensor for name, tensor in weights.items() if name.startswith("model.")
-    }
+    load_checkpoint(model, path)
 
 
 def weights_of_run(directory: Path, checkpoint: str | None = None) -> Path:
@@ -59,8 +47,8 @@ def weights_of_run(directory: Path, checkpoint: str | None = None) -> Path:
 
     Args:
         directory: Of the training.
-        checkpoint: ``"last"``, ``"best"``, a path, or None for the final weights, or the last if training
-            has not ended.
+        checkpoint: ``"last"``, ``"best"``, a path of a file or a folder with weights, or None for the final
+            weights, or the last if training has not ended.
 
     Raises:
         CheckpointError: If there is no such file.
@@ -72,7 +60,7 @@ def weights_of_run(directory: Path, checkpoint: str | None = None) -> Path:
     else:
         candidates = [directory / MODEL / WEIGHTS, directory / "checkpoints" / "last.ckpt"]
     for path in candidates:
-        if path.is_file():
+        if path.is_file() or (checkpoint is not None and path.is_dir()):
             return path
     raise CheckpointError(f"{candidates[-1]} does not exist; train with `gatework fit` first")
 

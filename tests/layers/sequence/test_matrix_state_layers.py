@@ -15,7 +15,7 @@ from gatework.layers.sequence.linear_attention import LinearAttention
 from gatework.layers.sequence.retention import Retention
 from gatework.layers.sequence.rwkv5 import RWKV5
 from gatework.layers.sequence.rwkv7 import RWKV7
-from gatework.layers.sequence.token_shift import token_shift
+from gatework.layers.sequence.rwkv_memory import token_shift
 from tests.layers.sequence.test_recurrent_layers import randomised, rms_norm
 
 DIM, LENGTH = 12, 9

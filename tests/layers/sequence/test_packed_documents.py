@@ -58,7 +58,7 @@ def check(mixer, x, documents, tokens=None, **tolerance):
 def test_every_document_is_mixed_as_if_alone(name, options, monkeypatch):
     monkeypatch.setattr(packed_documents, "_GROUP_COST", 1)
     documents = PackedDocuments.from_seq_idx(SEQ_IDX)
-    assert len(documents.apart(SEQ_IDX)) > 3
+    assert len(documents.group(SEQ_IDX)) > 3
     x = torch.randn(*SEQ_IDX.shape, DIM, dtype=torch.float64)
     x[SEQ_IDX < 0] = float("nan")  # padding reaches nothing
     check(make(name, options), x.requires_grad_(), documents, torch.randint(3, SEQ_IDX.shape), **TOLERANCE)
@@ -145,23 +145,23 @@ def test_documents_are_stretches_of_one_number(seq_idx, cost):
 
     x = torch.randn(*seq_idx.shape, 2, dtype=torch.float64)
     zeroed = x * (seq_idx >= 0)[..., None]
-    stream = documents.stream(x)
+    stream = documents.concatenate(x)
     assert torch.equal(stream[0], x[seq_idx >= 0])
-    assert torch.equal(documents.stream_positions, positions[seq_idx >= 0])
-    assert torch.equal(documents.unstream(stream), zeroed)
+    assert torch.equal(documents.concatenated_positions, positions[seq_idx >= 0])
+    assert torch.equal(documents.split_to_rows(stream), zeroed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed_documents, "_GROUP_COST", cost)
-        parts = documents.apart(x)
-    assert torch.equal(documents.together(parts), zeroed)
+        parts = documents.group(x)
+    assert torch.equal(documents.ungroup(parts), zeroed)
     flat, rest = x.flatten(0, 1), sorted(found, key=lambda document: document[1])
     for part in parts:
         for row in part:
-            if documents.fill_rows:
+            if documents.are_whole_rows:
                 continue
             start, length = rest.pop(0)
             assert torch.equal(row[:length], flat[start : start + length])
             assert not row[length:].any()
-    assert documents.fill_rows or not rest
+    assert documents.are_whole_rows or not rest
 
 
 @settings(max_examples=40, deadline=None)
@@ -194,8 +194,8 @@ def test_gradients_of_rearrangement():
     x = torch.randn(*SEQ_IDX.shape, 1, dtype=torch.float64, requires_grad=True)
 
     def squares(x):
-        apart = documents.together([part**3 for part in documents.apart(x)])
-        return apart + documents.unstream(documents.stream(x) ** 2)
+        apart = documents.ungroup([part**3 for part in documents.group(x)])
+        return apart + documents.split_to_rows(documents.concatenate(x) ** 2)
 
     assert torch.autograd.gradcheck(squares, x)
     assert torch.autograd.gradgradcheck(squares, x)

@@ -1,5 +1,8 @@
+import random
+
 import pytest
 import torch
+from timm.layers.halo_attn import HaloAttn
 
 from gatework.layers.vision.halo import HaloAttention
 
@@ -18,6 +21,7 @@ def layer(**options):
         {"stride": 2, "block_size": 3},
         {"stride": 2, "avg_down": True, "dim_out": 12, "head_dim": 5},
         {"qkv_bias": True, "padding_mode": "mask"},
+        {"dim_out": 24, "qk_ratio": 0.33},
     ],
     ids=str,
 )
@@ -50,10 +54,29 @@ def test_a_block_sees_its_halo_and_no_more():
     assert (before[:, :, 4:8, 4:8] != after[:, :, 4:8, 4:8]).all()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_queries_and_keys_are_as_wide_as_timms(seed):
+    rng = random.Random(seed)
+    heads = rng.randint(1, 5)
+    options = {"num_heads": heads, "qk_ratio": rng.choice((0.1, 0.33, 0.5, 1.0, 1.3, 2.0))}
+    dim_out = heads * rng.randint(1, 30)
+    theirs = HaloAttn(8, dim_out, **options)
+    if theirs.dim_head_qk < 1:
+        return
+    shapes = {name: p.shape for name, p in theirs.named_parameters()}
+    ours = HaloAttention(8, dim_out, **options)
+    assert {name: p.shape for name, p in ours.named_parameters()} == shapes
+    given = HaloAttention(8, dim_out, **options, head_dim=3)
+    assert given.head_dim == 3
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"qk_ratio": 0.0}, r"qk_ratio must be positive and finite, got 0\.0"),
+        ({"qk_ratio": float("nan")}, "qk_ratio must be positive and finite, got nan"),
+        ({"dim_out": 9, "num_heads": 9, "qk_ratio": 0.1}, r"each of 9 heads a channel of 9, got 0\.1"),
         ({"num_heads": 3}, "num_heads must divide dim_out=8, got 3"),
         ({"head_dim": 0}, "head_dim must be at least 1, got 0"),
         ({"stride": 3}, "stride must be 1 or 2, got 3"),

@@ -102,7 +102,7 @@ def test_long_sequences_without_gradients_are_computed_in_parts(form, decay, mon
     tensors = draw(form, decay, sizes=(2, 2, 70, 4, 3), seed=1)
     whole = call(FORMS[form][0], form, tensors)
     calls, inside = [], chunked.split_chunks
-    monkeypatch.setattr(chunked, "_STRETCH", 32)
+    monkeypatch.setattr(chunked, "_SEGMENT", 32)
     monkeypatch.setattr(chunked, "split_chunks", lambda x, size: calls.append(x.shape[2]) or inside(x, size))
     with torch.no_grad():
         parts = call(FORMS[form][0], form, tensors)

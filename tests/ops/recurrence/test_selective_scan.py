@@ -18,7 +18,7 @@ from gatework.ops.recurrence.selective_scan import (
 )
 
 needs_numba = pytest.mark.skipif(not scan_kernels.is_available(), reason="numba is not installed")
-ENGINES = [pytest.param("kernels", marks=needs_numba), "chunked"]
+ENGINES = [pytest.param("chunked-numba", marks=needs_numba), "chunked-torch"]
 
 
 def draw(batch, length, channels, states, seed, *, step=1.0, dtype=torch.float64):
@@ -93,7 +93,7 @@ def test_fast_path_equals_definition(batch, length, channels, states, chunk_size
 )
 def test_kernels_equal_the_definition(batch, length, channels, states, chunk_size, step, seed):
     inputs = single(draw(batch, length, channels, states, seed, step=step))
-    ours = results(selective_scan, inputs, chunk_size=chunk_size, engine="kernels")
+    ours = results(selective_scan, inputs, chunk_size=chunk_size, engine="chunked-numba")
     check_near(ours, results(selective_scan_reference, double(inputs)), 1e-5)
 
 
@@ -127,7 +127,7 @@ def test_gradients():
 def test_the_operator_keeps_the_rules(engine):
     x, dt, a, b, c, _, state = single(draw(2, 9, 3, 2, 0))
     torch.library.opcheck(
-        torch.ops.gatework.selective_scan.default, (x, dt, a, b, c, state, 4, engine == "kernels")
+        torch.ops.gatework.selective_scan.default, (x, dt, a, b, c, state, 4, engine == "chunked-numba")
     )
 
 
@@ -252,21 +252,21 @@ def test_one_graph(engine):
 @pytest.mark.bad_input
 def test_without_numba_the_chunked_form_computes(monkeypatch):
     inputs = single(draw(1, 10, 3, 2, 0))
-    expected = results(selective_scan, inputs, engine="chunked")
+    expected = results(selective_scan, inputs, engine="chunked-torch")
     monkeypatch.setattr(scan_kernels, "is_available", lambda: False)
     assert all(torch.equal(a, b) for a, b in zip(results(selective_scan, inputs), expected, strict=True))
-    with pytest.raises(ValueError, match="engine 'kernels' needs numba, which is not installed"):
-        results(selective_scan, inputs, engine="kernels")
+    with pytest.raises(ValueError, match="engine 'chunked-numba' needs numba, which is not installed"):
+        results(selective_scan, inputs, engine="chunked-numba")
 
 
 @pytest.mark.bad_input
 def test_engines_say_what_they_cannot_do():
     inputs = draw(1, 10, 3, 2, 0)
-    with pytest.raises(ValueError, match=r"'kernels' computes float32 on a CPU, got torch.float64 on cpu"):
-        results(selective_scan, inputs, engine="kernels")
     with pytest.raises(
-        ValueError, match="engine must be one of auto, kernels, chunked, mamba_ssm, got 'cuda'"
+        ValueError, match=r"'chunked-numba' computes float32 on a CPU, got torch.float64 on cpu"
     ):
+        results(selective_scan, inputs, engine="chunked-numba")
+    with pytest.raises(ValueError, match=r"engine must be one of reference, .*mamba_ssm, got 'cuda'"):
         results(selective_scan, inputs, engine="cuda")
     with pytest.raises(ValueError, match="'mamba_ssm' needs the package mamba-ssm, which is not installed"):
         results(selective_scan, inputs, engine="mamba_ssm")

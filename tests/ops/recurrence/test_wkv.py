@@ -77,7 +77,7 @@ def test_fast_path_equals_definition(batch, length, channels, chunk_size, keys, 
 @given(channels=st.integers(1, 4) | st.integers(31, 33) | st.integers(63, 70), **SIZES)
 def test_kernels_equal_the_definition(batch, length, channels, chunk_size, keys, decay, started, seed):
     inputs = single(draw(batch, length, channels, seed, keys=keys, decay=decay, started=started))
-    ours = results(wkv, inputs, chunk_size=chunk_size, engine="kernels")
+    ours = results(wkv, inputs, chunk_size=chunk_size, engine="chunked-numba")
     theirs = results(wkv_reference, double(inputs))
     for result, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(result.double(), expected.double(), rtol=1e-3, atol=2e-4 * max(1, keys))
@@ -106,7 +106,7 @@ def test_gradients(started):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_operator_keeps_the_rules(engine):
     inputs = single(draw(2, 9, 3, 0))
-    torch.library.opcheck(torch.ops.gatework.wkv.default, (*inputs, 4, engine == "kernels"))
+    torch.library.opcheck(torch.ops.gatework.wkv.default, (*inputs, 4, engine == "chunked-numba"))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -208,11 +208,11 @@ def test_one_graph(engine):
 @pytest.mark.bad_input
 def test_without_numba_the_chunked_form_computes(monkeypatch):
     inputs = single(draw(1, 10, 3, 0))
-    expected = results(wkv, inputs, engine="chunked")
+    expected = results(wkv, inputs, engine="chunked-torch")
     monkeypatch.setattr(scan_kernels, "is_available", lambda: False)
     assert all(torch.equal(a, b) for a, b in zip(results(wkv, inputs), expected, strict=True))
-    with pytest.raises(ValueError, match="engine 'kernels' needs numba, which is not installed"):
-        results(wkv, inputs, engine="kernels")
+    with pytest.raises(ValueError, match="engine 'chunked-numba' needs numba, which is not installed"):
+        results(wkv, inputs, engine="chunked-numba")
 
 
 @pytest.mark.bad_input
@@ -228,9 +228,9 @@ def test_without_numba_the_chunked_form_computes(monkeypatch):
             r"initial_state\[1\] must have shape \(1, 3\), got \(2, 3\)",
         ),
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
-        ({"engine": "cuda"}, "engine must be one of auto, kernels, chunked, got 'cuda'"),
+        ({"engine": "cuda"}, "engine must be one of reference, .*chunked-numba, got 'cuda'"),
         (
-            {"k": torch.zeros(1, 5, 3).double(), "engine": "kernels"},
+            {"k": torch.zeros(1, 5, 3).double(), "engine": "chunked-numba"},
             "computes float32 on a CPU, got torch.float64",
         ),
     ],

@@ -265,8 +265,8 @@ def search_strides(
         tiling: ``"static"``, key tiles at multiples of their size, or ``"dynamic"``, cut from the windows.
 
     Raises:
-        TypeError: See :func:`~gatework.bench.gna.simulator.simulate`.
-        ValueError: See there; or if ``tiling`` is another one.
+        TypeError: If a size is no integer, or a flag no bool.
+        ValueError: If the window does not fit the grid, a tile has no token, or ``tiling`` is another one.
     """
     mask = neighborhood(grid, window, dilation=dilation, is_causal=is_causal)
     axes = len(mask.shape)
@@ -298,8 +298,9 @@ def search_tiles(
         tiling: ``"static"`` or ``"dynamic"``.
 
     Raises:
-        TypeError: See :func:`search_strides`.
-        ValueError: See there; or if no tiles are known for the kernel and so many axes.
+        TypeError: If a size is no integer, or a flag no bool.
+        ValueError: If the window does not fit the grid, ``tiling`` is another one, or no tiles are known for
+            the kernel and so many axes.
     """
     mask = neighborhood(grid, window, dilation=dilation, is_causal=is_causal)
     pairs = offered(len(mask.shape), kernel)

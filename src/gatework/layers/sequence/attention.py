@@ -94,15 +94,15 @@ class MultiHeadAttention(Mixer):
         tokens: Int[Tensor, "rows length"] | None = None,
     ) -> Float[Tensor, "rows length channels"]:
         """Mix packed documents: under one mask where that is faster, else in groups."""
-        if documents.fill_rows or not self._masks_documents(x, documents):
+        if documents.are_whole_rows or not self._masks_documents(x, documents):
             return super().forward_documents(x, documents, tokens=tokens)
-        q, k, v = self._project(documents.stream(x))
+        q, k, v = self._project(documents.concatenate(x))
         if self.rope_theta is not None:
             # Counted from where the document begins: late in a stream, angles would have lost digits.
-            q, k = (_rotated_at(each, documents.stream_positions, self.rope_theta) for each in (q, k))
+            q, k = (_rotated_at(each, documents.concatenated_positions, self.rope_theta) for each in (q, k))
         mask = documents.mask if isinstance(self.mask, Causal) else documents.mask & self.mask
         y = attention(q, k, v, mask=mask)
-        return documents.unstream(self.out_proj(y.transpose(1, 2).flatten(2)))
+        return documents.split_to_rows(self.out_proj(y.transpose(1, 2).flatten(2)))
 
     def _masks_documents(self, x: Tensor, documents: PackedDocuments) -> bool:
         """Whether one mask of all documents is possible and, measured on a CPU, the faster way.

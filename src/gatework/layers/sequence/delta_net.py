@@ -6,7 +6,6 @@ Sources: arXiv:2406.06484 (section 3; the rule itself arXiv:2102.11174, section 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -18,6 +17,7 @@ from gatework.layers.norm import GroupRMSNorm
 from gatework.layers.sequence.mamba2 import initial_dt_bias
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
 from gatework.layers.sequence.short_conv import ShortConvolution
+from gatework.layouts import Layout
 from gatework.ops.feature_maps import elu_features
 from gatework.ops.recurrence.linear_recurrence import delta_rule, delta_rule_step
 
@@ -274,9 +274,10 @@ class GatedDeltaNet(_DeltaRuleMixer):
         self.A_log = nn.Parameter(torch.empty(num_heads).uniform_(1e-4, 16).log())
         self.dt_bias = nn.Parameter(initial_dt_bias(num_heads, 0.001, 0.1, 1e-4))
 
-    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out the unused ``D``; all other names are the authors'."""
-        return {name: tensor for name, tensor in state_dict.items() if name != "D"}
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The authors' layout: a ``D`` that is not used; all other names are ours."""
+        return (Layout("official", marks=("D",), ignore=("D",)),)
 
     def _log_decay(self, x: Tensor) -> Float[Tensor, "batch heads length"]:
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -7,7 +7,6 @@ in the authors' code.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar
@@ -20,6 +19,7 @@ from gatework.layers.sequence.filter_cache import FilterCache
 from gatework.layers.sequence.gated_conv import filter_positions
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layers.sequence.short_conv import ShortConvolution
+from gatework.layouts import Layout
 from gatework.ops.long_conv import causal_conv, causal_conv_tail
 
 
@@ -177,24 +177,15 @@ class Hyena(Mixer):
         """All inputs of the long convolution, as Zoology counts."""
         return length * self.dim
 
-    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map the authors' layout to ours; theirs lists the shared sine once per use.
-
-        Raises:
-            ValueError: If the copies of the shared sine differ.
-        """
-        converted: dict[str, Tensor] = {}
-        for name, tensor in state_dict.items():
-            ours = self.official_names.get(name, name)
-            if layer := re.fullmatch(r"filter_fn\.implicit_filter\.(\d+)\.(weight|bias|freq)", name):
-                index, kind = int(layer[1]) // 2, layer[2]
-                ours = "freq" if kind == "freq" else f"filter_layers.{index}.{kind}"
-            if ours in converted and not torch.equal(converted[ours], tensor):
-                raise ValueError(f"{name} differs from an earlier copy of the shared sine frequency")
-            converted[ours] = tensor
-        if self.D is None:
-            converted.pop("D", None)  # the authors keep the parameter and multiply it by zero
-        return converted
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The authors' layout: every second entry of their filter network is the one shared sine."""
+        renames = {**self.official_names, "filter_fn.implicit_filter.{i}.freq": "freq"}
+        for index in range(len(self.filter_layers)):
+            theirs = f"filter_fn.implicit_filter.{2 * index}.{{rest}}"
+            renames[theirs] = f"filter_layers.{index}.{{rest}}"
+        unused = ("filter_fn.bias",) if self.D is None else ()  # theirs exists, and is multiplied by zero
+        return (Layout("official", marks=("filter_fn.{rest}",), renames=renames, ignore=unused),)
 
     def _project(self, y: Tensor, v: Tensor, x2: Tensor) -> Tensor:
         if self.D is not None:

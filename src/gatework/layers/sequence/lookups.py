@@ -201,7 +201,7 @@ class SigmoidLookups(_Lookups):
         Raises:
             ValueError: If selection looks ahead, with ``compat="official"``: it would see what pads them.
         """
-        if self.looks_ahead and not (self.training or documents.fill_rows):
+        if self.looks_ahead and not (self.training or documents.are_whole_rows):
             raise ValueError('compat="official" looks ahead: the mixer cannot read packed documents')
         return super().forward_documents(x, documents, tokens=tokens)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gatework.layers.sequence.packed_documents import PackedDocuments
+from gatework.layouts import Layout, to_ours
 
 #: What decoding carries between tokens: tensors whose first axis is the batch, by name.
 State = dict[str, Tensor]
@@ -72,7 +73,8 @@ class Mixer(nn.Module):
 
     Attributes:
         dim: Number of channels.
-        official_names: The authors' parameter names (theirs: ours) where they differ.
+        official_names: The authors' parameter names (theirs: ours) where they differ; :attr:`layouts` is made
+            of them. A mixer with more to say, tensors that change shape or several layouts, overrides that.
         reads_tokens: Whether :meth:`forward`, :meth:`prefill` and :meth:`step` also take the token ids, as
             the keyword ``tokens`` of shape ``(batch, length)`` (``(batch,)`` in a step).
         residual_outputs: Dotted names of the submodules, ``nn.Linear`` layers, whose output is what the mixer
@@ -104,7 +106,7 @@ class Mixer(nn.Module):
     ) -> Float[Tensor, "rows length channels"]:
         """Mix documents that are packed into rows, each as :meth:`forward` mixes it alone.
 
-        Here documents are brought apart into a few batches, padded on the right, which no output sees;
+        Here documents are grouped into a few batches, padded on the right, which no output sees;
         mixers with a cheaper way override it.
 
         Args:
@@ -115,11 +117,11 @@ class Mixer(nn.Module):
         Returns:
             The mixed rows, zero at padding.
         """
-        parts = documents.apart(x)
+        parts = documents.group(x)
         if not self.reads_tokens or tokens is None:
-            return documents.together([self(part) for part in parts])
-        read = zip(parts, documents.apart(tokens), strict=True)
-        return documents.together([self(part, tokens=ids) for part, ids in read])
+            return documents.ungroup([self(part) for part in parts])
+        read = zip(parts, documents.group(tokens), strict=True)
+        return documents.ungroup([self(part, tokens=ids) for part, ids in read])
 
     def state_layout(self) -> dict[str, StateTensor]:
         """Describe the tensors of the state by name."""
@@ -173,16 +175,25 @@ class Mixer(nn.Module):
         if type(self).auxiliary_loss is Mixer.auxiliary_loss:
             return None
         weighted = []
-        for part in documents.stream(x).split(documents.lengths, 1):
+        for part in documents.concatenate(x).split(documents.lengths, 1):
             loss = self.auxiliary_loss(part)
             if loss is None:
                 return None
             weighted.append(loss * (part.shape[1] / documents.num_tokens))
         return torch.stack(weighted).sum() if weighted else None
 
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The layouts of weights that are not ours."""
+        return (Layout.of_names(self.official_names),) if self.official_names else ()
+
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map a state dict in the authors' layout to ours; mixers override it where tensors change shape."""
-        return {self.official_names.get(name, name): tensor for name, tensor in state_dict.items()}
+        """Map a state dict, or gradients, in one of :attr:`layouts` to ours.
+
+        Raises:
+            ValueError: If two layouts fit, or tensors cannot be converted.
+        """
+        return to_ours(self.layouts, state_dict)
 
     def _after(self, state: State | None, x: Tensor) -> State:
         """Return the checked ``state`` that the sequences ``x`` continue, or the initial one for ``None``.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gatework.layers.positions import rotary_embedding
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layouts import Layout
 from gatework.masks import Causal, CompressedBlocks, SlidingWindow
 from gatework.ops.attention import attention
 from gatework.ops.selected_attention import selected_attention
@@ -203,14 +204,19 @@ class NativeSparseAttention(Mixer):
         read = self.window_size + self.block_size * self.num_selected_blocks
         return 2 * self.dim * (length // self.block_size + read)
 
-    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map the authors' names to ours; their table of rotary frequencies is a constant here.
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The authors' layout, whose table of rotary frequencies is a constant here."""
+        marks = ("to_qkv.weight|rotary_emb.freqs",)
+        return (Layout("official", marks, renames=self.official_names, convert=self._without_frequencies),)
+
+    def _without_frequencies(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out the rotary frequencies.
 
         Raises:
-            ValueError: If that table is another one.
+            ValueError: If they are others than ours.
         """
-        converted = super().convert_official(state_dict)
-        frequencies = converted.pop("rotary_emb.freqs", None)
+        frequencies = weights.pop("rotary_emb.freqs", None)
         if frequencies is not None:
             exponents = torch.arange(0, self.head_dim, 2, device=frequencies.device) / self.head_dim
             expected = (10000.0**-exponents).to(frequencies.dtype)
@@ -219,7 +225,7 @@ class NativeSparseAttention(Mixer):
                     f"rotary_emb.freqs must be 10000^(-2i/{self.head_dim}) for i < {self.head_dim // 2}, "
                     f"got {frequencies.tolist()}"
                 )
-        return converted
+        return weights
 
     def _project(self, normed: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, ``(batch, heads, length, head_dim)`` each."""

@@ -135,8 +135,8 @@ class PackedDocuments:
         return sum(self.lengths)
 
     @property
-    def fill_rows(self) -> bool:
-        """Whether every row is one document without padding: nothing has to be brought apart."""
+    def are_whole_rows(self) -> bool:
+        """Whether every row is one document without padding: nothing has to be rearranged."""
         return self.lengths == (self.row_length,) * self.rows
 
     @cached_property
@@ -145,28 +145,28 @@ class PackedDocuments:
         return CausalDocument(self.lengths)
 
     @cached_property
-    def stream_positions(self) -> Int[Tensor, " tokens"]:
+    def concatenated_positions(self) -> Int[Tensor, " tokens"]:
         """Place of each token of the stream in its document."""
         if self.num_tokens == self.positions.numel():
             return self.positions.reshape(-1)
-        return self._stream.to.take(self.positions.reshape(-1))
+        return self._concatenated.to.take(self.positions.reshape(-1))
 
-    def stream(self, x: Float[Tensor, "rows length channels"]) -> Float[Tensor, "one tokens channels"]:
+    def concatenate(self, x: Float[Tensor, "rows length channels"]) -> Float[Tensor, "one tokens channels"]:
         """Lay all documents end to end in one row, without padding."""
         flat = x.flatten(0, 1)
         if self.num_tokens < flat.shape[0]:
-            flat = _rearranged(flat, self._stream.to, self._stream.back)
+            flat = _rearranged(flat, self._concatenated.to, self._concatenated.back)
         return flat.unsqueeze(0)
 
-    def unstream(self, y: Float[Tensor, "one tokens channels"]) -> Float[Tensor, "rows length channels"]:
-        """Bring the tokens of :meth:`stream` back to their rows, with zeros at padding."""
+    def split_to_rows(self, y: Float[Tensor, "one tokens channels"]) -> Float[Tensor, "rows length channels"]:
+        """Bring the tokens of :meth:`concatenate` back to their rows, with zeros at padding."""
         flat = y.squeeze(0)
         if self.num_tokens < self.rows * self.row_length:
-            flat = _rearranged(flat, self._stream.back, self._stream.to)
+            flat = _rearranged(flat, self._concatenated.back, self._concatenated.to)
         return flat.reshape(self.rows, self.row_length, *flat.shape[1:])
 
-    def apart(self, x: Tensor) -> list[Tensor]:
-        """Bring the documents apart: groups of similar lengths, padded on the right with zeros.
+    def group(self, x: Tensor) -> list[Tensor]:
+        """Pad the documents in groups of similar lengths, on the right with zeros.
 
         There are as many groups as make the time for padding, and for a group by itself, least together.
 
@@ -176,7 +176,7 @@ class PackedDocuments:
         Returns:
             One tensor ``(documents, longest, ...)`` per group, at least one.
         """
-        if self.fill_rows:
+        if self.are_whole_rows:
             return [x]
         layout = self._groups
         flat = _rearranged(x.flatten(0, 1), layout.to, layout.back)
@@ -185,16 +185,16 @@ class PackedDocuments:
             part.reshape(*shape, *part.shape[1:]) for part, shape in zip(parts, layout.shapes, strict=True)
         ]
 
-    def together(self, parts: Sequence[Tensor]) -> Tensor:
-        """Bring what became of the groups of :meth:`apart` back to its rows, with zeros at padding."""
-        if self.fill_rows:
+    def ungroup(self, parts: Sequence[Tensor]) -> Tensor:
+        """Bring what became of the groups of :meth:`group` back to its rows, with zeros at padding."""
+        if self.are_whole_rows:
             return parts[0]
         flat = torch.cat([part.flatten(0, 1) for part in parts]) if len(parts) > 1 else parts[0].flatten(0, 1)
         flat = _rearranged(flat, self._groups.back, self._groups.to)
         return flat.reshape(self.rows, self.row_length, *flat.shape[1:])
 
     @cached_property
-    def _stream(self) -> _Layout:
+    def _concatenated(self) -> _Layout:
         starts = np.cumsum((0, *self.lengths))[:-1]
         return self._layout(starts, self.num_tokens, ((1, self.num_tokens),))
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor
-from gatework.layers.sequence.token_shift import token_shift
+from gatework.layers.sequence.rwkv_memory import token_shift
 from gatework.ops.recurrence.wkv import wkv, wkv_step
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gatework.layers.sequence.mixer import State
-from gatework.layers.sequence.rwkv_memory import MatrixMemory, normalise_heads
-from gatework.layers.sequence.token_shift import token_shift
+from gatework.layers.sequence.rwkv_memory import MatrixMemory, normalise_heads, token_shift
 from gatework.ops.recurrence.linear_recurrence import gated_linear_attention, gated_linear_attention_step
 
 #: Outputs are divided by this before they are normalised.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -11,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gatework.layers.sequence.mixer import State
-from gatework.layers.sequence.rwkv_memory import MatrixMemory, normalise_heads
-from gatework.layers.sequence.token_shift import token_shift
+from gatework.layers.sequence.rwkv_memory import MatrixMemory, normalise_heads, token_shift
+from gatework.layouts import Layout
 from gatework.ops.recurrence.linear_recurrence import low_rank_recurrence, low_rank_recurrence_step
 
 #: Added to the squared length of removal keys before the root.
@@ -94,13 +93,11 @@ class RWKV7(MatrixMemory):
         """``num_heads * head_dim^2``: Zoology leaves the shifted token out."""
         return self.dim * self.head_dim
 
-    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Shorten the names of low-rank projections and leave out the unused ``v_lora``."""
-        return {
-            name.replace("_lora.lora.", "_lora."): tensor
-            for name, tensor in state_dict.items()
-            if not name.startswith("v_lora.")
-        }
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The authors' layout: longer names of low-rank projections, and a ``v_lora`` that is not used."""
+        name, ours = "{of}_lora.lora.{rest}", "{of}_lora.{rest}"
+        return (Layout("official", marks=(name,), renames={name: ours}, ignore=("v_lora.{rest}",)),)
 
     def _mix(self, x: Tensor, last: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         (r, k, v, decay, reads, writes), gate, last = self._project(x, last)

@@ -1,4 +1,4 @@
-"""What RWKV-5 and RWKV-7 share: one square matrix per head, and the token before the present one."""
+"""What the RWKV layers share: the token before the present one, and one square matrix per head."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+
+
+def token_shift(
+    x: Float[Tensor, "batch length channels"], last: Float[Tensor, "batch channels"]
+) -> tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch channels"]]:
+    """Return ``x_{t-1}``, which RWKV mixes into each ``x_t``, and the token that a next stretch starts from.
+
+    Source: arXiv:2305.13048, section 3.1.1.
+
+    Args:
+        x: A stretch of tokens, which may be empty.
+        last: The token before them; zeros before the first token of a sequence.
+
+    Returns:
+        The tokens one place later in the dtype of ``x``, and the last of them in the dtype of ``last``.
+    """
+    stretch = torch.cat([last.to(x.dtype).unsqueeze(1), x], 1)
+    return stretch[:, :-1], stretch[:, -1].to(last.dtype)
 
 
 class MatrixMemory(Mixer):

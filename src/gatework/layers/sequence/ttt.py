@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
 from gatework.layers.sequence.short_conv import ShortConvolution
+from gatework.layouts import Layout, change
 from gatework.ops.recurrence.ttt import ttt_linear, ttt_mlp
 
 #: Added to the variance in both norms.
@@ -132,15 +133,13 @@ class _TestTimeTraining(Mixer):
         """The inner model alone, as Zoology counts."""
         return sum(getattr(self, name).numel() for name in self.model)
 
-    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map the authors' layout to ours: their rates are one linear map per head."""
-        plain = {name.removeprefix("ttt_layer."): tensor for name, tensor in state_dict.items()}
-        converted = super().convert_official(plain)
-        if "learnable_ttt_lr_weight" in plain:
-            converted["rate_proj.weight"] = plain["learnable_ttt_lr_weight"].squeeze(1)
-        if "learnable_ttt_lr_bias" in plain:
-            converted["rate_proj.bias"] = plain["learnable_ttt_lr_bias"].squeeze(1)
-        return converted
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The authors' layout: within ``ttt_layer`` in their models, rates as one linear map per head."""
+        names = {f"ttt_layer.{theirs}": ours for theirs, ours in self.official_names.items()}
+        renames = {**self.official_names, **names, "ttt_layer.{rest}": "{rest}"}
+        marks = ("learnable_token_idx|learnable_ttt_lr_{rest}|ttt_norm_{rest}|ttt_layer.{rest}",)
+        return (Layout("official", marks=marks, renames=renames, convert=_join_heads_of_rates),)
 
     def _train(
         self, q: Tensor, k: Tensor, v: Tensor, rates: Tensor, inner: tuple[Tensor, ...]
@@ -310,3 +309,7 @@ class TTTMLP(_TestTimeTraining):
         w1, b1, w2, b2 = inner
         norm = (self.norm_weight, self.norm_bias)
         return ttt_mlp(q, k, v, rates, self._schedule(), *norm, w1, b1, w2, b2, eps=_EPS)
+
+
+def _join_heads_of_rates(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return change(weights, "rate_proj.weight|rate_proj.bias", lambda tensor: tensor.squeeze(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -24,11 +25,13 @@ class HaloAttention(nn.Module):
         dim: Number of input channels.
         dim_out: Number of output channels, ``dim`` by default.
         num_heads: Number of heads; divides ``dim_out``.
-        head_dim: Channels of queries and keys of a head, ``dim_out // num_heads`` by default.
+        head_dim: Channels of queries and keys of a head; by default ``qk_ratio * dim_out``, rounded to a
+            multiple of 8 as in the released networks, over ``num_heads``.
         block_size: Height and width of a block of pixels that shares its keys.
         halo_size: How far the window of keys reaches beyond the block.
         stride: 1, or 2 to halve height and width. An even block then holds every second query
             (strided self-attention, section 3.2 there); an odd one is averaged over 2 x 2 outputs.
+        qk_ratio: Width of queries and keys over ``dim_out``, where ``head_dim`` is not given.
         avg_down: Average with a stride of 2 also where the block is even.
         qkv_bias: Whether queries, keys and values have a bias.
         scale_pos_embed: Whether position logits are scaled as the content logits are.
@@ -48,6 +51,7 @@ class HaloAttention(nn.Module):
         block_size: int = 8,
         halo_size: int = 3,
         stride: int = 1,
+        qk_ratio: float = 1.0,
         avg_down: bool = False,
         qkv_bias: bool = False,
         scale_pos_embed: bool = False,
@@ -62,6 +66,8 @@ class HaloAttention(nn.Module):
             raise ValueError(f"num_heads must divide dim_out={dim_out}, got {num_heads}")
         if head_dim is not None and head_dim < 1:
             raise ValueError(f"head_dim must be at least 1, got {head_dim}")
+        if not 0 < qk_ratio < math.inf:
+            raise ValueError(f"qk_ratio must be positive and finite, got {qk_ratio}")
         if stride not in (1, 2):
             raise ValueError(f"stride must be 1 or 2, got {stride}")
         if block_size < 1 or halo_size < 0:
@@ -72,7 +78,11 @@ class HaloAttention(nn.Module):
             raise ValueError(f"padding_mode must be 'zeros' or 'mask', got {padding_mode!r}")
         self.dim, self.dim_out, self.num_heads = dim, dim_out, num_heads
         self.value_dim = dim_out // num_heads
-        self.head_dim = self.value_dim if head_dim is None else head_dim
+        self.head_dim = _round_to_8(dim_out * qk_ratio) // num_heads if head_dim is None else head_dim
+        if self.head_dim < 1:
+            raise ValueError(
+                f"qk_ratio must leave each of {num_heads} heads a channel of {dim_out}, got {qk_ratio}"
+            )
         self.block_size, self.halo_size = block_size, halo_size
         self.average = stride == 2 and (avg_down or block_size % 2 == 1)
         self.query_stride = 1 if self.average else stride
@@ -139,3 +149,9 @@ class RelativePositions(nn.Module):
         """Draw new vectors: truncated normal, of deviation ``head_dim ** -0.5``."""
         for table in (self.height_rel, self.width_rel):
             nn.init.trunc_normal_(table, std=table.shape[1] ** -0.5)
+
+
+def _round_to_8(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and at least nine tenths of ``channels`` (timm's rule)."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -6,7 +6,6 @@ older ones with a relative bias (arXiv:2204.07143, arXiv:2504.16922).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -96,10 +95,6 @@ class _NeighborhoodAttention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, spec: WindowSpec) -> Tensor:
         return neighborhood_attention(q, k, v, spec, scale=self.scale)[0]
-
-    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the parameters of a checkpoint of NATTEN: they have our names."""
-        return dict(state_dict)
 
     def extra_repr(self) -> str:
         """Show the heads and the windows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import torch
@@ -22,12 +23,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from gatework.layers.channel_mixers import GLU, MLP, DropPath
 from gatework.layers.sequence.mixer import Mixer, State
 from gatework.layers.sequence.packed_documents import PackedDocuments
+from gatework.layouts import Layout
 from gatework.models.language.head_loss import head_loss
 from gatework.models.language.inputs import check_padding, labels_within_documents, packed_documents
-from gatework.models.language.mixer_cache import MixerCache
 from gatework.models.language.residual_outputs import RESIDUAL_INITS, residual_outputs
-from gatework.models.language.zoology_names import convert_zoology
-from gatework.registry import create_mixer, mixer_entry, mixer_options
+from gatework.models.language.zoology_names import zoology_layout
+from gatework.registry import create_mixer, mixer_entry, mixer_options, suggestion
 
 _CHANNEL_MIXERS = ("mlp", "glu", "identity", "none")
 _NORMS = ("layernorm", "rmsnorm")
@@ -226,6 +227,26 @@ class GateworkPreTrainedModel(PreTrainedModel):
                 module.weight.div_(module.weight.norm(dim=1, keepdim=True))
 
 
+@dataclass
+class MixerCache:
+    """What generation carries: one state per layer, and how many tokens they have seen."""
+
+    states: list[State]
+    length: int
+    is_compileable: bool = False
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of tokens seen."""
+        return self.length
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " batch"]) -> None:
+        """Keep the states of the sequences ``beam_idx``, in that order (beam search)."""
+        self.states = [
+            {name: tensor.index_select(0, beam_idx) for name, tensor in state.items()}
+            for state in self.states
+        ]
+
+
 class GateworkModel(GateworkPreTrainedModel):
     """Embedding, blocks and a last norm: token ids to hidden states."""
 
@@ -301,9 +322,14 @@ class GateworkModel(GateworkPreTrainedModel):
         if documents is None:
             check_padding(attention_mask, cached=use_cache or seen > 0)
         x = self.dropout(self._add_positions(x, seen, documents))
-        asked = {"tokens": input_ids, "documents": documents, "return_state": use_cache}
-        asked = {**asked, "with_auxiliary_loss": output_auxiliary_loss}
-        hidden, states, auxiliary = self._run_layers(x, past_key_values, asked)
+        hidden, states, auxiliary = self._run_layers(
+            x,
+            past_key_values,
+            tokens=input_ids,
+            documents=documents,
+            return_state=use_cache,
+            with_auxiliary_loss=output_auxiliary_loss,
+        )
         x = self.norm(self.final_dropout(hidden[-1]))
         # Transformers annotates a cache of keys and values; ours holds whatever each mixer carries.
         cache: Any = MixerCache(states, seen + x.shape[1]) if use_cache else None
@@ -314,12 +340,26 @@ class GateworkModel(GateworkPreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
     def _run_layers(
-        self, x: Tensor, past: MixerCache | None, asked: Mapping[str, Any]
+        self,
+        x: Tensor,
+        past: MixerCache | None,
+        *,
+        tokens: Tensor | None,
+        documents: PackedDocuments | None,
+        return_state: bool,
+        with_auxiliary_loss: bool,
     ) -> tuple[list[Tensor], list[Any], list[Tensor]]:
         """The stream before every block and after the last, new states, and auxiliary losses."""
         hidden, states, auxiliary = [x], [], []
         for index, layer in enumerate(self.layers):
-            x, state, extra = layer(x, None if past is None else past.states[index], **asked)
+            x, state, extra = layer(
+                x,
+                None if past is None else past.states[index],
+                tokens=tokens,
+                documents=documents,
+                return_state=return_state,
+                with_auxiliary_loss=with_auxiliary_loss,
+            )
             hidden.append(x)
             states.append(state)
             auxiliary += [] if extra is None else [extra]
@@ -447,9 +487,34 @@ class GateworkForCausalLM(GateworkPreTrainedModel, GenerationMixin):
         sizes = [layer.mixer.published_state_size(length) for layer in self.model.layers]
         return None if None in sizes else sum(sizes)
 
-    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map a state dict of Zoology's ``LanguageModel`` to ours."""
-        return convert_zoology(state_dict, [layer.mixer for layer in self.model.layers])
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The layouts of weights that are not ours: that of Zoology's ``LanguageModel``."""
+        return (zoology_layout([layer.mixer for layer in self.model.layers]),)
+
+
+def model_config(options: Mapping[str, Any]) -> GateworkConfig:
+    """Make a configuration of options by name; here alone is checked which there are.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: If a value is impossible.
+    """
+    known = sorted(set(GateworkConfig.__annotations__) - {"model_type"})
+    for option in options:
+        if option not in known:
+            raise TypeError(f"model has no option {option!r}{suggestion(str(option), known)}")
+    return GateworkConfig(**options)
+
+
+def create_decoder(**options: Any) -> GateworkForCausalLM:
+    """Make a language model of the options of :class:`GateworkConfig`.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: If a value is impossible.
+    """
+    return GateworkForCausalLM(model_config(options))
 
 
 def _at_labels(hidden: Tensor, shift_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gatework.published import read_published
 
 if TYPE_CHECKING:
-    from gatework.models.language.decoder import GateworkConfig
+    from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM
 
 #: Tokens of GPT-2, which the embedding pads to a multiple of 128: 50304 rows.
 _VOCAB_SIZE, _MULTIPLE = 50257, 128
@@ -98,6 +98,29 @@ def zoology_language_model(name: str, *, length: int = ZOOLOGY_LENGTH) -> Gatewo
     if name not in ZOOLOGY_LANGUAGE_MODELS:
         raise ValueError(f"name must be one of {', '.join(ZOOLOGY_LANGUAGE_MODELS)}, got {name!r}")
     return ZOOLOGY_LANGUAGE_MODELS[name].config(length=length)
+
+
+def create_language_model(
+    *, name: str, vocab_size: int = _VOCAB_SIZE, context_length: int = ZOOLOGY_LENGTH, **options: Any
+) -> GateworkForCausalLM:
+    """Make one of :data:`ZOOLOGY_LANGUAGE_MODELS`, with random weights.
+
+    Args:
+        name: Such as ``"attention_125m"``.
+        vocab_size: Tokens of the tokenizer, before padding.
+        context_length: Longest sequence, to which long filters reach.
+        **options: Those of :class:`~gatework.models.language.decoder.GateworkConfig` in place of the model's.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: If there is no such model, or a value is impossible.
+    """
+    from gatework.models.language.decoder import create_decoder
+
+    if name not in ZOOLOGY_LANGUAGE_MODELS:
+        raise ValueError(f"name must be one of {', '.join(ZOOLOGY_LANGUAGE_MODELS)}, got {name!r}")
+    shape = ZOOLOGY_LANGUAGE_MODELS[name].model_options
+    return create_decoder(**{**shape, "vocab_size": vocab_size, "context_length": context_length, **options})
 
 
 def _attention(heads: int) -> tuple[dict[str, Any], ...]:

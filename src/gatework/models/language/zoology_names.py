@@ -1,45 +1,41 @@
-"""The names of parameters in Zoology's checkpoints, and ours."""
+"""The layout of Zoology's checkpoints: their ``LanguageModel`` around mixers in their authors' layouts."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from gatework.layers.sequence.mixer import Mixer
+from gatework.layouts import Layout, layouts_of, to_ours
 
-#: Zoology's names (patterns) and ours, outside the sequence mixers.
-_NAMES = (
-    (r"^backbone\.embeddings\.word_embeddings\.", "model.embed_tokens."),
-    (r"^backbone\.embeddings\.position_embeddings\.", "model.embed_positions."),
-    (r"^backbone\.layers\.(\d+)\.norm1?\.", r"model.layers.\1.mixer_norm."),
-    (r"^backbone\.layers\.(\d+)\.norm2\.", r"model.layers.\1.channel_norm."),
-    (r"^backbone\.layers\.(\d+)\.state_mixer\.", r"model.layers.\1.channel_mixer."),
-    (r"^backbone\.ln_f\.", "model.norm."),
-)
+_NAMES = {
+    "backbone.embeddings.word_embeddings.{rest}": "model.embed_tokens.{rest}",
+    "backbone.embeddings.position_embeddings.{rest}": "model.embed_positions.{rest}",
+    "backbone.layers.{i}.norm.{rest}": "model.layers.{i}.mixer_norm.{rest}",
+    "backbone.layers.{i}.norm1.{rest}": "model.layers.{i}.mixer_norm.{rest}",
+    "backbone.layers.{i}.norm2.{rest}": "model.layers.{i}.channel_norm.{rest}",
+    "backbone.layers.{i}.state_mixer.{rest}": "model.layers.{i}.channel_mixer.{rest}",
+    "backbone.layers.{i}.sequence_mixer.mixer.{rest}": "model.layers.{i}.mixer.{rest}",
+    "backbone.layers.{i}.sequence_mixer.{rest}": "model.layers.{i}.mixer.{rest}",
+    "backbone.layers.{i}.mixer.{rest}": "model.layers.{i}.mixer.{rest}",
+    "backbone.ln_f.{rest}": "model.norm.{rest}",
+}
 
 
-def convert_zoology(state_dict: Mapping[str, Tensor], mixers: Sequence[Mixer]) -> dict[str, Tensor]:
-    """Map a state dict of Zoology's ``LanguageModel`` to that of our decoder.
+def zoology_layout(mixers: Sequence[Mixer]) -> Layout:
+    """Return the layout of a decoder with these sequence mixers, which know those of their own weights."""
 
-    Args:
-        state_dict: Theirs.
-        mixers: The sequence mixer of each layer of ours, which knows the authors' names of its own.
-    """
-    converted: dict[str, Tensor] = {}
-    per_layer: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in state_dict.items():
-        match = re.fullmatch(
-            r"backbone\.layers\.(\d+)\.(?:sequence_mixer\.mixer|sequence_mixer|mixer)\.(.+)", name
-        )
-        if match and int(match[1]) < len(mixers):
-            per_layer.setdefault(int(match[1]), {})[match[2]] = tensor
-            continue
-        for theirs, ours in _NAMES:
-            name = re.sub(theirs, ours, name)
-        converted[name] = tensor
-    for index, weights in per_layer.items():
-        for name, tensor in mixers[index].convert_official(weights).items():
-            converted[f"model.layers.{index}.mixer.{name}"] = tensor
-    return converted
+    def convert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        converted = dict(weights)
+        for index, mixer in enumerate(mixers):
+            prefix = f"model.layers.{index}.mixer."
+            names = [name for name in weights if name.startswith(prefix)]
+            own = to_ours(
+                layouts_of(mixer), {name.removeprefix(prefix): converted.pop(name) for name in names}
+            )
+            converted |= {prefix + name: tensor for name, tensor in own.items()}
+        return converted
+
+    marks = ("backbone.embeddings.word_embeddings.weight",)
+    return Layout("zoology", marks=marks, renames=_NAMES, convert=convert)

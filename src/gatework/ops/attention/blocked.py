@@ -185,7 +185,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     mutates_args=(),
     device_types="cpu",
     schema="(Tensor grad, Tensor grad_lse, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, "
-    f"{_OPTIONS}, bool of_bias) -> Tensor[]",
+    f"{_OPTIONS}, bool needs_bias_grad) -> Tensor[]",
 )
 def _backward_op(
     grad: Tensor,
@@ -204,13 +204,13 @@ def _backward_op(
     dropout_p: float,
     query_offset: int,
     use_kernels: bool,
-    of_bias: bool,
+    needs_bias_grad: bool,
 ) -> list[Tensor]:
     grad = grad.to(lse.dtype)
     rows = grad, _delta(grad, grad_lse, y.to(lse.dtype), lse)
     queries, keys, values = (part.to(lse.dtype) for part in (q, k, v))
     scoring = _scoring(q, k, bias, slopes, seed, scale, softcap, dropout_p, query_offset)
-    of = (q, k, v) if bias is None or not of_bias else (q, k, v, bias)
+    of = (q, k, v) if bias is None or not needs_bias_grad else (q, k, v, bias)
     if _is_empty(q, k):
         grads = [part.new_zeros(part.shape) for part in of]
     elif use_kernels:
@@ -219,7 +219,14 @@ def _backward_op(
         )
     else:
         grads = tiles.backward(
-            *rows, queries, keys, values, lse, schedule_of(plan, q, k), scoring, bias if of_bias else None
+            *rows,
+            queries,
+            keys,
+            values,
+            lse,
+            schedule_of(plan, q, k),
+            scoring,
+            bias if needs_bias_grad else None,
         )
     return [part.to(q.dtype) for part in grads[:3]] + grads[3:]
 
@@ -239,8 +246,10 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, bias, slopes, seed, plan, y, lse = ctx.saved_tensors
-    of_bias = bool(ctx.needs_input_grad[3])
-    grads = _backward_op(grad, grad_lse, y, lse, q, k, v, bias, slopes, seed, plan, *ctx.options, of_bias)
+    needs_bias_grad = bool(ctx.needs_input_grad[3])
+    grads = _backward_op(
+        grad, grad_lse, y, lse, q, k, v, bias, slopes, seed, plan, *ctx.options, needs_bias_grad
+    )
     return (*grads, *([None] * (12 - len(grads))))
 
 

@@ -13,6 +13,7 @@ from gatework.ops.attention import blocked, choice, dense, flex
 from gatework.ops.attention.checks import check_broadcasts, check_mask, check_tensors, score_shape
 from gatework.ops.attention.options import Alibi, Engine, Options, Result
 from gatework.ops.attention.reference import AllowedPairs, attention_reference
+from gatework.ops.engines import checked_engine
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Result:
@@ -129,10 +130,9 @@ def attention(
 
 def _engine(name: str | None, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Engine:
     """The engine of that name, or the fastest one that can do what is asked."""
+    name = checked_engine(name, ENGINES)
     if name is None:
         return ENGINES[choice.fastest(q, k, v, options)]
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
     refusal = ENGINES[name].refusal(q, k, v, options)
     if refusal is not None:
         raise ValueError(f"engine {name!r} {refusal}")

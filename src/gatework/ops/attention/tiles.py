@@ -84,8 +84,20 @@ def backward(
         keys = step.keys(k)
         if keys.shape[1] == 0 or keys.shape[0] == 0:
             continue
-        rows = step.queries(q), step.queries(grad), step.queries(lse), step.queries(delta)
-        _backward_step(rows, keys, step.keys(v), step, schedule.added, scoring, number, grads, grad_bias)
+        _backward_step(
+            step.queries(grad),
+            step.queries(delta),
+            step.queries(q),
+            keys,
+            step.keys(v),
+            step.queries(lse),
+            step,
+            schedule.added,
+            scoring,
+            number,
+            grads,
+            grad_bias,
+        )
     return [*grads] if grad_bias is None else [*grads, grad_bias]
 
 
@@ -127,10 +139,10 @@ def _streamed(
         highest = torch.maximum(peak, scores.amax(-1, keepdim=True))
         finite = highest.masked_fill(highest.isneginf(), 0.0)
         weights = scores.sub_(finite).exp_()
-        shrink = torch.exp(peak - finite)
-        total = total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
+        rescale = torch.exp(peak - finite)
+        total = total.mul_(rescale).add_(weights.sum(-1, keepdim=True))
         keep = kept_weights(weights, scoring, number, columns.start)
-        y = y.mul_(shrink).baddbmm_(weights if keep is None else weights * keep, v[:, columns])
+        y = y.mul_(rescale).baddbmm_(weights if keep is None else weights * keep, v[:, columns])
         peak = highest
     lse = torch.log(total).add_(peak.masked_fill(peak.isneginf(), 0.0))
     return y.div_(total.masked_fill(total == 0, 1.0)).view(n, groups, rows, v.shape[2]), lse.view(
@@ -139,9 +151,12 @@ def _streamed(
 
 
 def _backward_step(
-    rows: tuple[Tensor, Tensor, Tensor, Tensor],
+    grad: Tensor,
+    delta: Tensor,
+    q: Tensor,
     k: Tensor,
     v: Tensor,
+    lse: Tensor,
     step: Step,
     added: AddedMasks,
     scoring: Scoring,
@@ -150,8 +165,8 @@ def _backward_step(
     grad_bias: Tensor | None,
 ) -> None:
     """Add the gradients of one step, some keys at a time."""
-    q, (grad, lse, delta) = rows[0], (part.flatten(1, 2) for part in rows[1:])
-    lse, delta = lse[..., None], delta[..., None]
+    grad = grad.flatten(1, 2)
+    lse, delta = lse.flatten(1, 2)[..., None], delta.flatten(1, 2)[..., None]
     grad_q = torch.zeros_like(q).flatten(1, 2)
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
     for columns in _columns(k.shape[1]):
@@ -191,9 +206,9 @@ def _scores(
     scores = torch.bmm(q.reshape(n, groups * rows, -1), k.mT).mul_(scoring.scale)
     slope = None
     if scoring.softcap is not None:
-        bent = scores.div_(scoring.softcap).tanh_()
-        slope = 1 - bent * bent
-        scores = bent * scoring.softcap
+        tanh = scores.div_(scoring.softcap).tanh_()
+        slope = 1 - tanh * tanh
+        scores = tanh * scoring.softcap
     add_to_scores(scores, q.shape, step, columns, added, scoring)
     return scores, slope
 

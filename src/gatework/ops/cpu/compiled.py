@@ -16,12 +16,12 @@ class CompiledFunctions:
 
     Args:
         source: Gives the Python function of a name, and the numba signature to compile it for.
-        files: What the functions are made of: files, and folders of them. A change there makes the cache of
-            earlier states worthless.
+        folder: Where the Python functions are. A change of its files, or of those beside this one, of which
+            all compiled functions are made, makes the cache of earlier states worthless.
     """
 
-    def __init__(self, source: Callable[[str], tuple[Callable[..., Any], Any]], *files: Path) -> None:
-        self._source, self._files = source, files
+    def __init__(self, source: Callable[[str], tuple[Callable[..., Any], Any]], folder: Path) -> None:
+        self._source, self._folders = source, (folder, Path(__file__).parent)
         self._functions: dict[str, Callable[..., Any]] = {}
         self._lock = threading.RLock()
         if hasattr(os, "register_at_fork"):
@@ -42,11 +42,11 @@ class CompiledFunctions:
         from gatework.ops.cpu.machine import compiler
 
         function = inspect.unwrap(function)
-        name = function.__qualname__
+        name, digest = function.__qualname__, self._digest()
         compiled: Callable[..., Any]
         try:
             # numba looks only at the file of the function itself to tell whether the cache is up to date.
-            function.__qualname__ = f"{name}_{self._digest()}"
+            function.__qualname__ = f"{name}_{digest}"
             compiled = compiler(signature, cache=True)(function)
         except (OSError, RuntimeError, EOFError):  # no place for a cache, a full disk, a damaged file
             compiled = compiler(signature)(function)
@@ -56,9 +56,7 @@ class CompiledFunctions:
 
     def _digest(self) -> str:
         """Name the state of all files that the functions are made of."""
-        sources = [
-            path for file in self._files for path in (sorted(file.glob("*.py")) if file.is_dir() else [file])
-        ]
+        sources = [path for folder in self._folders for path in sorted(folder.glob("*.py"))]
         return hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=6).hexdigest()
 
     def _forget_lock(self) -> None:

@@ -6,18 +6,18 @@ Source: RWKV (arXiv:2305.13048), section 3.1.2 and appendix D.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.ops.engines import checked_engine
 from gatework.ops.recurrence import kernels as scan_kernels
 from gatework.ops.recurrence import wkv_chunks
 
-#: One way each to compute the same.
-ENGINES = ("auto", "kernels", "chunked")
-Engine = Literal["auto", "kernels", "chunked"]
+#: Every way to compute WKV, by the name that ``engine=`` takes.
+ENGINES = ("reference", "chunked", "chunked-torch", "chunked-numba")
 
 #: Tokens per chunk: kernels need chunks for the backward pass alone, which recomputes one at a time.
 _KERNEL_CHUNK, _CHUNK = 64, 32
@@ -57,7 +57,7 @@ def wkv(
     *,
     initial_state: WKVState | None = None,
     chunk_size: int | None = None,
-    engine: Engine = "auto",
+    engine: str | None = None,
 ) -> tuple[Float[Tensor, "batch length channels"], WKVState]:
     """Average values under exponentially decaying weights, in O(length) time and memory.
 
@@ -71,8 +71,9 @@ def wkv(
         u: Added to ``k`` of the present token.
         initial_state: State before the first token, empty by default.
         chunk_size: Tokens per chunk, chosen by the engine by default.
-        engine: ``"kernels"`` (float32 on a CPU, needs numba), ``"chunked"`` (PyTorch, anywhere), or
-            ``"auto"`` for the first of these that can.
+        engine: ``"reference"`` (the definition, token by token) or ``"chunked"`` (in chunks, the default;
+            ``"chunked-torch"`` with PyTorch's operators and ``"chunked-numba"`` with kernels compiled for
+            float32 on a CPU, which it chooses between).
 
     Returns:
         The means in the dtype of ``v``, and the state after the last token in the dtype it was computed in.
@@ -80,16 +81,20 @@ def wkv(
     Raises:
         ValueError: If shapes do not match, or the engine is unknown or cannot do what is asked for.
     """
+    engine = checked_engine(engine, ENGINES)
     _check_shapes(k, v, w, u, initial_state)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     dtype = functools.reduce(torch.promote_types, (t.dtype for t in (k, v, w, u)), torch.float32)
-    use_kernels = _uses_kernels(engine, k.device, dtype)
+    use_kernels = scan_kernels.are_used(engine, k.device, dtype)
     with torch.autocast(k.device.type, enabled=False):
         mean, log_weight = (part.to(dtype) for part in initial_state or _empty_state(k))
         tensors = [tensor.to(dtype) for tensor in (k, v, w, u)]
         if k.shape[1] == 0:
             return v * 0, (mean, log_weight)
+        if engine == "reference":
+            y, state = wkv_reference(*tensors, initial_state=(mean, log_weight))
+            return y.to(v.dtype), state
         size = chunk_size or (_KERNEL_CHUNK if use_kernels else _CHUNK)
         y, mean, log_weight, _ = _forward_op(*tensors, mean, log_weight, size, use_kernels)
     return y.to(v.dtype), (mean, log_weight)
@@ -112,13 +117,6 @@ def wkv_step(
 def _empty_state(k: Tensor) -> tuple[Tensor, Tensor]:
     shape = (k.shape[0], k.shape[2])
     return k.new_zeros(shape), k.new_full(shape, -torch.inf)
-
-
-def _uses_kernels(engine: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the numba kernels are to compute; refuse an engine that cannot."""
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    return engine != "chunked" and scan_kernels.can_run(device, dtype, required=engine == "kernels")
 
 
 def _check_shapes(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState | None) -> None:
@@ -214,15 +212,15 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _backward(
-    ctx: Any, y_grad: Tensor, of_mean: Tensor, of_weight: Tensor, _: Tensor | None
+    ctx: Any, y_grad: Tensor, mean_grad: Tensor, weight_grad: Tensor, _: Tensor | None
 ) -> tuple[Any, ...]:
     k, v, w, u, mean, log_weight, last_mean, last_weight, kept = ctx.saved_tensors
     # Of the sums behind a mean M = a / b and a logarithm s = log b: da = dM / b, db = (ds - M dM) / b.
-    last_grad = torch.stack([of_mean, of_weight - of_mean * last_mean, -last_weight], 1)
+    last_grad = torch.stack([mean_grad, weight_grad - mean_grad * last_mean, -last_weight], 1)
     *grads, first_grad = _backward_op(y_grad, last_grad, kept, k, v, w, u, ctx.chunk_size, ctx.use_kernels)
-    of_sum, of_weights, exponent = first_grad.unbind(1)
+    sum_grad, weights_grad, exponent = first_grad.unbind(1)
     weight = (exponent + log_weight).exp()
-    return (*grads, weight * of_sum, weight * (of_sum * mean + of_weights), None, None)
+    return (*grads, weight * sum_grad, weight * (sum_grad * mean + weights_grad), None, None)
 
 
 _forward_op.register_autograd(_backward, setup_context=_keep_for_backward)

@@ -45,22 +45,22 @@ def backward(
     (numerators, denominators, exponents), _ = _states(keys, values, decay, kept, length)
     past, now, top = _weights(exponents, keys + bonus)
     inverse = (past * denominators + now).reciprocal()
-    of_sum = grad * inverse
-    of_weights = -of_sum * (past * numerators + now * values) * inverse
-    after, of_start = _gradients(of_sum, of_weights, top, decay, last_grad, length)
-    of_bonus = now * (of_sum * values + of_weights)
+    sum_grad = grad * inverse
+    weights_grad = -sum_grad * (past * numerators + now * values) * inverse
+    after, start_grad = _gradients(sum_grad, weights_grad, top, decay, last_grad, length)
+    bonus_grad = now * (sum_grad * values + weights_grad)
     # Neither exponent is above 0, unless by rounding: a token is a part of what later tokens read.
     written = (keys + after[2]).clamp_max(0).exp()
-    of_keys = of_bonus + written * (after[0] * values + after[1])
-    of_values = now * of_sum + written * after[0]
+    keys_grad = bonus_grad + written * (after[0] * values + after[1])
+    values_grad = now * sum_grad + written * after[0]
     decayed = (decay + exponents + after[2]).clamp_max(0).exp()
-    of_decay = (decayed * (after[0] * numerators + after[1] * denominators)).sum((0, 1, 2))
+    decay_grad = (decayed * (after[0] * numerators + after[1] * denominators)).sum((0, 1, 2))
     return [
-        to_tokens(of_keys, length),
-        to_tokens(of_values, length),
-        of_decay,
-        of_bonus.sum((0, 1, 2)),
-        of_start,
+        to_tokens(keys_grad, length),
+        to_tokens(values_grad, length),
+        decay_grad,
+        bonus_grad.sum((0, 1, 2)),
+        start_grad,
     ]
 
 
@@ -68,13 +68,17 @@ def _add(
     numerator: Tensor,
     denominator: Tensor,
     exponent: Tensor,
-    of_value: Tensor,
-    of_weight: Tensor,
-    other: Tensor,
+    other_numerator: Tensor,
+    other_denominator: Tensor,
+    other_exponent: Tensor,
 ) -> Triple:
     """Add two triples."""
-    first, second, top = _weights(exponent, other)
-    return first * numerator + second * of_value, first * denominator + second * of_weight, top
+    first, second, top = _weights(exponent, other_exponent)
+    return (
+        first * numerator + second * other_numerator,
+        first * denominator + second * other_denominator,
+        top,
+    )
 
 
 def _weights(exponent: Tensor, other: Tensor) -> Triple:
@@ -128,12 +132,12 @@ def _states(keys: Tensor, values: Tensor, decay: Tensor, kept: Tensor, length: i
 
 
 def _gradients(
-    of_sum: Tensor, of_weights: Tensor, top: Tensor, decay: Tensor, last_grad: Tensor, length: int
+    sum_grad: Tensor, weights_grad: Tensor, top: Tensor, decay: Tensor, last_grad: Tensor, length: int
 ) -> tuple[Triple, Tensor]:
     """The gradient of the state after every position, and of the first state.
 
-    An output reads the state before its token, whose gradient so is ``(of_sum, of_weights) exp(-top)`` and
-    what comes from later tokens.
+    An output reads the state before its token, whose gradient so is ``(sum_grad, weights_grad) exp(-top)``
+    and what comes from later tokens.
     """
     size, final = top.shape[0], (length - 1) % top.shape[0]
 
@@ -143,7 +147,7 @@ def _gradients(
             if j == final:  # the last chunk's positions beyond it are there to fill it up
                 grad = _replace_last(grad, last_grad)
             after.append(grad)
-            grad = _add(grad[0], grad[1], grad[2] + decay, of_sum[j], of_weights[j], -top[j])
+            grad = _add(grad[0], grad[1], grad[2] + decay, sum_grad[j], weights_grad[j], -top[j])
         return after[::-1], grad
 
     _, own = walk_back(_nothing(top[0]))

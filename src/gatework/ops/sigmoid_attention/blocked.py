@@ -140,7 +140,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tensor:
     "gatework::sigmoid_attention_backward",
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor grad, {_INPUTS}, bool of_row_bias, bool of_pair_bias) -> Tensor[]",
+    schema=f"(Tensor grad, {_INPUTS}, bool needs_row_grad, bool needs_pair_grad) -> Tensor[]",
 )
 def _backward_op(
     grad: Tensor,
@@ -156,8 +156,8 @@ def _backward_op(
     dropout_p: float,
     query_offset: int,
     use_kernels: bool,
-    of_row_bias: bool,
-    of_pair_bias: bool,
+    needs_row_grad: bool,
+    needs_pair_grad: bool,
 ) -> list[Tensor]:
     dtype = row_bias.dtype
     grad, queries, keys, values = (part.to(dtype) for part in (grad, q, k, v))
@@ -176,7 +176,7 @@ def _backward_op(
             values,
             unpack(plan),
             shift=shift,
-            of_shift=of_row_bias,
+            needs_shift_grad=needs_row_grad,
             **_kernel_options(scoring),
         )
     else:
@@ -188,13 +188,13 @@ def _backward_op(
             shift,
             schedule_of(plan, q, k),
             scoring,
-            of_rows=of_row_bias,
-            bias=pair_bias if of_pair_bias else None,
+            needs_row_grad=needs_row_grad,
+            bias=pair_bias if needs_pair_grad else None,
         )
     found = [part.to(q.dtype) for part in grads]
-    if of_row_bias and rows is not None:
+    if needs_row_grad and rows is not None:
         found.append(rows.sum_to_size(row_bias.shape).contiguous())
-    if of_pair_bias and pairs is not None:
+    if needs_pair_grad and pairs is not None:
         found.append(pairs)
     return found
 
@@ -218,11 +218,11 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    of_row_bias, of_pair_bias = (bool(ctx.needs_input_grad[place]) for place in (3, 4))
-    found = iter(_backward_op(grad, *ctx.saved_tensors, *ctx.options, of_row_bias, of_pair_bias))
+    needs_row_grad, needs_pair_grad = (bool(ctx.needs_input_grad[place]) for place in (3, 4))
+    found = iter(_backward_op(grad, *ctx.saved_tensors, *ctx.options, needs_row_grad, needs_pair_grad))
     grads = [next(found) for _ in range(3)]
-    rows = next(found) if of_row_bias else None
-    pairs = next(found) if of_pair_bias else None
+    rows = next(found) if needs_row_grad else None
+    pairs = next(found) if needs_pair_grad else None
     return (*grads, rows, pairs, *([None] * 7))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from gatework.masks import Causal, Mask
 from gatework.ops.attention.checks import check_broadcasts, check_mask, check_tensors, score_shape
 from gatework.ops.attention.reference import AllowedPairs
+from gatework.ops.engines import checked_engine
 from gatework.ops.sigmoid_attention import blocked, dense, flash
 from gatework.ops.sigmoid_attention.options import SigmoidEngine, SigmoidOptions
 
@@ -98,10 +99,9 @@ def sigmoid_attention(
 
 def _chosen(name: str | None, q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> SigmoidEngine:
     """The engine of that name, or the fastest one that can do what is asked."""
+    name = checked_engine(name, ENGINES)
     if name is None:
         return ENGINES[_fastest(q, k, v, options)]
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
     refusal = ENGINES[name].refusal(q, k, v, options)
     if refusal is not None:
         raise ValueError(f"engine {name!r} {refusal}")

@@ -48,7 +48,7 @@ def backward(
     schedule: Schedule,
     scoring: Scoring,
     *,
-    of_rows: bool = False,
+    needs_row_grad: bool = False,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the gradients of queries, keys and values, of the row bias, and of ``bias`` if it is given.
@@ -57,24 +57,37 @@ def backward(
     ``p_ij * (1 - p_ij) * g_i . v_j``: nothing of the forward pass is needed but its inputs.
     """
     grads = q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
-    grad_rows = q.new_zeros(q.shape[:3]) if of_rows else None
+    grad_rows = q.new_zeros(q.shape[:3]) if needs_row_grad else None
     grad_bias = None if bias is None else torch.zeros_like(bias)
     scratch = _Scratch(q), _Scratch(q)
     for number, step in enumerate(schedule.steps):
         keys, values = step.keys(k), step.keys(v)
         if keys.shape[0] == 0 or keys.shape[1] == 0:
             continue
-        rows = step.queries(q), step.queries(row_bias), step.queries(grad)
         _backward_step(
-            rows, keys, values, step, schedule.added, scoring, number, scratch, grads, grad_rows, grad_bias
+            step.queries(grad),
+            step.queries(q),
+            keys,
+            values,
+            step.queries(row_bias),
+            step,
+            schedule.added,
+            scoring,
+            number,
+            scratch,
+            grads,
+            grad_rows,
+            grad_bias,
         )
     return *grads, grad_rows, grad_bias
 
 
 def _backward_step(
-    rows: tuple[Tensor, Tensor, Tensor],
+    grad: Tensor,
+    q: Tensor,
     k: Tensor,
     v: Tensor,
+    row_bias: Tensor,
     step: Step,
     added: AddedMasks,
     scoring: Scoring,
@@ -85,8 +98,7 @@ def _backward_step(
     grad_bias: Tensor | None,
 ) -> None:
     """Add the gradients of one step, some keys at a time."""
-    q, row_bias, grad = rows[0], rows[1], rows[2].flatten(1, 2)
-    flat_q = q.flatten(1, 2)
+    grad, flat_q = grad.flatten(1, 2), q.flatten(1, 2)
     grad_q, totals = torch.zeros_like(flat_q), torch.zeros_like(row_bias)
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
     for columns in _stretches(q, k):

@@ -106,7 +106,7 @@ class Chunk(NamedTuple):
 
 
 def chunks(q: Tensor, k: Tensor, axes: tuple[Axis, Axis]) -> Iterator[Chunk]:
-    """Cut the work into pieces whose scores fit into the room there is."""
+    """Cut the work into pieces whose scores fit into the memory there is."""
     most = _SCORES_IN_FLIGHT.get(q.device.type, _SCORES_IN_FLIGHT_ELSEWHERE)
     parts = [runs(axis, q.shape[dim], k.shape[dim]) for dim, axis in zip((2, 3), axes, strict=True)]
     for down, across in itertools.product(*parts):
@@ -128,37 +128,38 @@ def _cut(run: Run, most: int) -> Iterator[Run]:
         yield run._replace(first=run.first + start, blocks=min(most, run.blocks - start))
 
 
-class Room:
+class Workspace:
     """Memory that one chunk after the other uses: fresh pages for each would cost as much as the work."""
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
         self._buffers: dict[str, Tensor] = {}
-        self._spreads: dict[tuple[int, ...], Tensor] = {}
+        self._expansions: dict[tuple[int, ...], Tensor] = {}
 
-    def take(self, name: str, *shape: int) -> Tensor:
+    def buffer(self, name: str, *shape: int) -> Tensor:
         """A tensor of that shape with anything in it, valid until its name is asked for again."""
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].numel() < size:
             self._buffers[name] = self._like.new_empty(size)
         return self._buffers[name][:size].view(shape)
 
-    def spread(self, height: int, width: int, padded: bool, extra: int) -> Tensor:
+    def expansion(self, height: int, width: int, padded: bool, extra: int) -> Tensor:
         """The matrix that carries what belongs to a row or a column of a window to each of its keys.
 
         Its rows are the rows of the window, its columns, the padding if there is any, and ``extra`` rows of
         ones; its columns are the keys, the padding last.
         """
         shape = (height, width, int(padded), extra)
-        if shape not in self._spreads:
+        if shape not in self._expansions:
             keys = height * width
-            spread = self._like.new_zeros(height + width + padded + extra, keys + padded)
-            spread[:height, :keys] = torch.eye(height, device=spread.device).repeat_interleave(width, 1)
-            spread[height : height + width, :keys] = torch.eye(width, device=spread.device).repeat(1, height)
-            spread[height + width :, keys:] = 1
-            spread[len(spread) - extra :] = 1
-            self._spreads[shape] = spread
-        return self._spreads[shape]
+            expansion = self._like.new_zeros(height + width + padded + extra, keys + padded)
+            rows, columns = (torch.eye(size, device=expansion.device) for size in (height, width))
+            expansion[:height, :keys] = rows.repeat_interleave(width, 1)
+            expansion[height : height + width, :keys] = columns.repeat(1, height)
+            expansion[height + width :, keys:] = 1
+            expansion[len(expansion) - extra :] = 1
+            self._expansions[shape] = expansion
+        return self._expansions[shape]
 
 
 class _Inputs(NamedTuple):
@@ -180,10 +181,10 @@ class _Gathered(NamedTuple):
     k: Tensor
     v: Tensor
     biases: Tensor
-    spread: Tensor
+    expansion: Tensor
 
 
-def _gather(inputs: _Inputs, chunk: Chunk, room: Room, lse: Tensor | None) -> _Gathered:
+def _gather(inputs: _Inputs, chunk: Chunk, workspace: Workspace, lse: Tensor | None) -> _Gathered:
     """Copy queries, keys, values and the terms of the bias; padding is a key and a value of zeros."""
     padded = int(inputs.padding is not None)
     keys, values = chunk.keys(inputs.k), chunk.keys(inputs.v)
@@ -191,10 +192,10 @@ def _gather(inputs: _Inputs, chunk: Chunk, room: Room, lse: Tensor | None) -> _G
     blocks, count = math.prod(shape), height * width + padded
     q = chunk.queries(inputs.q)
     queries = q.shape[4] * q.shape[5]
-    own_q = room.take("q", blocks, queries, q.shape[-1])
+    own_q = workspace.buffer("q", blocks, queries, q.shape[-1])
     own_q.view(q.shape).copy_(q)
-    own_k = room.take("k", blocks, count, keys.shape[-1])
-    own_v = room.take("v", blocks, count, values.shape[-1])
+    own_k = workspace.buffer("k", blocks, count, keys.shape[-1])
+    own_v = workspace.buffer("v", blocks, count, values.shape[-1])
     real = height * width
     own_k[:, :real].unflatten(0, shape).unflatten(4, (height, width)).copy_(keys)
     own_v[:, :real].unflatten(0, shape).unflatten(4, (height, width)).copy_(values)
@@ -202,8 +203,8 @@ def _gather(inputs: _Inputs, chunk: Chunk, room: Room, lse: Tensor | None) -> _G
         own_k[:, real:], own_v[:, real:] = 0, 0
 
     extra = int(lse is not None)
-    spread = room.spread(height, width, bool(padded), extra)
-    biases = room.take("biases", *q.shape[:-1], len(spread))
+    expansion = workspace.expansion(height, width, bool(padded), extra)
+    biases = workspace.buffer("biases", *q.shape[:-1], len(expansion))
     for tensor, part, start in ((inputs.down, chunk.parts[0], 0), (inputs.across, chunk.parts[1], height)):
         own = biases[..., start : start + part.high - part.low]
         own.copy_(chunk.queries(tensor)[..., part.low : part.high]) if tensor is not None else own.zero_()
@@ -212,14 +213,14 @@ def _gather(inputs: _Inputs, chunk: Chunk, room: Room, lse: Tensor | None) -> _G
     biases.mul_(_LOG2E)
     if lse is not None:
         biases[..., -1] = chunk.queries(lse[..., None])[..., 0] * -_LOG2E
-    return _Gathered(own_q, own_k, own_v, biases.view(blocks * queries, -1), spread)
+    return _Gathered(own_q, own_k, own_v, biases.view(blocks * queries, -1), expansion)
 
 
-def _scores(gathered: _Gathered, room: Room, scale: float) -> Tensor:
+def _scores(gathered: _Gathered, workspace: Workspace, scale: float) -> Tensor:
     """``scale * q . k`` and the biases, in units of log 2."""
     q, k = gathered.q, gathered.k
-    scores = room.take("scores", q.shape[0], q.shape[1], k.shape[1])
-    torch.mm(gathered.biases, gathered.spread, out=scores.view(-1, k.shape[1]))
+    scores = workspace.buffer("scores", q.shape[0], q.shape[1], k.shape[1])
+    torch.mm(gathered.biases, gathered.expansion, out=scores.view(-1, k.shape[1]))
     return scores.baddbmm_(q, k.mT, alpha=scale * _LOG2E)
 
 
@@ -250,15 +251,15 @@ def halo_blocks(
     Returns:
         The outputs, and the log-sum-exp of the logits.
     """
-    inputs, room = _Inputs(q, k, v, down, across, padding, scale), Room(q)
+    inputs, workspace = _Inputs(q, k, v, down, across, padding, scale), Workspace(q)
     out, lse = _outputs(q, v)
     for chunk in chunks(q, k, _axes(sizes)):
-        gathered = _gather(inputs, chunk, room, None)
-        scores = _scores(gathered, room, scale)
+        gathered = _gather(inputs, chunk, workspace, None)
+        scores = _scores(gathered, workspace, scale)
         highest = scores.amax(-1, keepdim=True)
         scores.sub_(highest).exp2_()
         total = scores.sum(-1, keepdim=True)
-        mixed = torch.bmm(scores, gathered.v, out=room.take("mixed", *scores.shape[:2], v.shape[-1]))
+        mixed = torch.bmm(scores, gathered.v, out=workspace.buffer("mixed", *scores.shape[:2], v.shape[-1]))
         own = chunk.queries(out)
         own.copy_(mixed.div_(total).view(own.shape))
         own_lse = chunk.queries(lse[..., None])
@@ -285,38 +286,41 @@ def halo_blocks_backward(
     sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of :func:`halo_blocks` for its six tensors; empty ones where there is no tensor."""
-    inputs, room = _Inputs(q, k, v, down, across, padding, scale), Room(q)
+    inputs, workspace = _Inputs(q, k, v, down, across, padding, scale), Workspace(q)
     grads = _gradients(q, k, v, down, across, padding)
     for tensor in grads:
         tensor.zero_()  # windows add up, and a bias is not read where the window leaves the map
     delta = (grad * out).sum(-1)
     for chunk in chunks(q, k, _axes(sizes)):
-        _chunk_backward(chunk, inputs, room, (grad, delta, lse), grads)
+        _chunk_backward(chunk, inputs, workspace, grad, delta, lse, grads)
     return grads
 
 
 def _chunk_backward(
     chunk: Chunk,
     inputs: _Inputs,
-    room: Room,
-    given: tuple[Tensor, Tensor, Tensor],
+    workspace: Workspace,
+    grad: Tensor,
+    delta: Tensor,
+    lse: Tensor,
     grads: tuple[Tensor, ...],
 ) -> None:
     """Add the gradients of one chunk: with weights ``p``, ``ds = p * (grad . v - grad . out)``."""
-    grad, delta, lse = given
-    gathered = _gather(inputs, chunk, room, lse)
-    weights = _scores(gathered, room, inputs.scale).exp2_()
+    gathered = _gather(inputs, chunk, workspace, lse)
+    weights = _scores(gathered, workspace, inputs.scale).exp2_()
     own = chunk.queries(grad)
     blocks, queries, value_dim = weights.shape[0], weights.shape[1], own.shape[-1]
-    incoming = room.take("incoming", blocks, queries, value_dim)
+    incoming = workspace.buffer("incoming", blocks, queries, value_dim)
     incoming.view(own.shape).copy_(own)
-    d_scores = torch.bmm(incoming, gathered.v.mT, out=room.take("d_scores", *weights.shape))
+    d_scores = torch.bmm(incoming, gathered.v.mT, out=workspace.buffer("d_scores", *weights.shape))
     d_scores.sub_(chunk.queries(delta[..., None]).reshape(blocks, queries, 1)).mul_(weights)
 
-    d_q = torch.bmm(d_scores, gathered.k, out=room.take("d_q", *gathered.q.shape)).mul_(inputs.scale)
+    d_q = torch.bmm(d_scores, gathered.k, out=workspace.buffer("d_q", *gathered.q.shape)).mul_(inputs.scale)
     chunk.queries(grads[0]).copy_(d_q.view(*own.shape[:-1], -1))
-    d_k = torch.bmm(d_scores.mT, gathered.q, out=room.take("d_k", *gathered.k.shape)).mul_(inputs.scale)
-    d_v = torch.bmm(weights.mT, incoming, out=room.take("d_v", *gathered.v.shape))
+    d_k = torch.bmm(d_scores.mT, gathered.q, out=workspace.buffer("d_k", *gathered.k.shape)).mul_(
+        inputs.scale
+    )
+    d_v = torch.bmm(weights.mT, incoming, out=workspace.buffer("d_v", *gathered.v.shape))
     height, width = (part.high - part.low for part in chunk.parts)
     for target, windows in ((grads[1], d_k), (grads[2], d_v)):
         windows = windows[:, : height * width].unflatten(1, (height, width))
@@ -326,7 +330,7 @@ def _chunk_backward(
 
     if inputs.down is None and inputs.across is None and inputs.padding is None:
         return
-    d_biases = torch.mm(d_scores.view(-1, d_scores.shape[-1]), gathered.spread.mT)
+    d_biases = torch.mm(d_scores.view(-1, d_scores.shape[-1]), gathered.expansion.mT)
     d_biases = d_biases.view(*own.shape[:-1], -1)
     for tensor, part, start in ((grads[3], chunk.parts[0], 0), (grads[4], chunk.parts[1], height)):
         if tensor.ndim == 5:
@@ -341,7 +345,7 @@ def _axes(sizes: Sequence[int]) -> tuple[Axis, Axis]:
 
 
 def _outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for outputs, with the heads of a pixel together as a projection wants them, and log-sum-exp."""
+    """Memory for outputs, with the heads of a pixel together as a projection wants them, and log-sum-exp."""
     batch, heads, height, width = q.shape[:4]
     out = v.new_empty(batch, height, width, heads, v.shape[-1]).permute(0, 3, 1, 2, 4)
     return out, q.new_empty(batch, heads, height, width)

@@ -111,13 +111,13 @@ def neighborhood_attention(
     (:func:`merge_attentions`); where the windows are the whole grid there is one.
 
     Args:
-        query: As in :func:`na2d`, like the arguments that are not explained here.
-        key: See there.
-        value: See there.
+        query: Queries, heads last.
+        key: Keys; their heads may divide those of ``query``.
+        value: Values, of any ``value_dim``.
         spec: The windows, which may be whole axes.
-        scale: See there.
-        additional_keys: See there.
-        additional_values: See there.
+        scale: Factor on the scores, ``head_dim ** -0.5`` by default.
+        additional_keys: Keys that every query sees, besides its window.
+        additional_values: Their values.
         return_lse: Whether the log-sum-exp is needed; without it the fastest kernels are open.
         options: Whether NATTEN runs the call, and how.
 
@@ -181,11 +181,21 @@ def na1d(
     | tuple[Float[Tensor, "batch length heads value_dim"], Float[Tensor, "batch length heads"]]
 ):
     """Neighbourhood attention on a sequence of tokens: :func:`na2d` with one axis."""
-    shapes = (q_tile_shape, kv_tile_shape, backward_q_tile_shape, backward_kv_tile_shape)
-    kernel = (backward_kv_splits, backward_use_pt_reduction, run_persistent_kernel, kernel_schedule)
-    options = NattenOptions(attention_kwargs, backend, *shapes, *kernel, torch_compile)
+    options = NattenOptions(
+        attention_kwargs=attention_kwargs,
+        backend=backend,
+        q_tile_shape=q_tile_shape,
+        kv_tile_shape=kv_tile_shape,
+        backward_q_tile_shape=backward_q_tile_shape,
+        backward_kv_tile_shape=backward_kv_tile_shape,
+        backward_kv_splits=backward_kv_splits,
+        backward_use_pt_reduction=backward_use_pt_reduction,
+        run_persistent_kernel=run_persistent_kernel,
+        kernel_schedule=kernel_schedule,
+        torch_compile=torch_compile,
+    )
     spec = window_spec(1, kernel_size, stride, dilation, is_causal)
-    return _run(query, key, value, spec, scale, (additional_keys, additional_values), options, return_lse)
+    return _run(query, key, value, spec, scale, additional_keys, additional_values, options, return_lse)
 
 
 def na2d(  # noqa: D417 (NattenOptions describes the others)
@@ -240,11 +250,21 @@ def na2d(  # noqa: D417 (NattenOptions describes the others)
         ValueError: If shapes do not fit, ``kernel_size * dilation`` exceeds an axis, ``stride`` exceeds
             ``kernel_size``, or an argument has no meaning.
     """
-    shapes = (q_tile_shape, kv_tile_shape, backward_q_tile_shape, backward_kv_tile_shape)
-    kernel = (backward_kv_splits, backward_use_pt_reduction, run_persistent_kernel, kernel_schedule)
-    options = NattenOptions(attention_kwargs, backend, *shapes, *kernel, torch_compile)
+    options = NattenOptions(
+        attention_kwargs=attention_kwargs,
+        backend=backend,
+        q_tile_shape=q_tile_shape,
+        kv_tile_shape=kv_tile_shape,
+        backward_q_tile_shape=backward_q_tile_shape,
+        backward_kv_tile_shape=backward_kv_tile_shape,
+        backward_kv_splits=backward_kv_splits,
+        backward_use_pt_reduction=backward_use_pt_reduction,
+        run_persistent_kernel=run_persistent_kernel,
+        kernel_schedule=kernel_schedule,
+        torch_compile=torch_compile,
+    )
     spec = window_spec(2, kernel_size, stride, dilation, is_causal)
-    return _run(query, key, value, spec, scale, (additional_keys, additional_values), options, return_lse)
+    return _run(query, key, value, spec, scale, additional_keys, additional_values, options, return_lse)
 
 
 def na3d(
@@ -278,11 +298,21 @@ def na3d(
     ]
 ):
     """Neighbourhood attention on a volume of tokens: :func:`na2d` with three axes."""
-    shapes = (q_tile_shape, kv_tile_shape, backward_q_tile_shape, backward_kv_tile_shape)
-    kernel = (backward_kv_splits, backward_use_pt_reduction, run_persistent_kernel, kernel_schedule)
-    options = NattenOptions(attention_kwargs, backend, *shapes, *kernel, torch_compile)
+    options = NattenOptions(
+        attention_kwargs=attention_kwargs,
+        backend=backend,
+        q_tile_shape=q_tile_shape,
+        kv_tile_shape=kv_tile_shape,
+        backward_q_tile_shape=backward_q_tile_shape,
+        backward_kv_tile_shape=backward_kv_tile_shape,
+        backward_kv_splits=backward_kv_splits,
+        backward_use_pt_reduction=backward_use_pt_reduction,
+        run_persistent_kernel=run_persistent_kernel,
+        kernel_schedule=kernel_schedule,
+        torch_compile=torch_compile,
+    )
     spec = window_spec(3, kernel_size, stride, dilation, is_causal)
-    return _run(query, key, value, spec, scale, (additional_keys, additional_values), options, return_lse)
+    return _run(query, key, value, spec, scale, additional_keys, additional_values, options, return_lse)
 
 
 def merge_attentions(
@@ -333,7 +363,8 @@ def _run(
     value: Tensor,
     spec: WindowSpec,
     scale: float | None,
-    extra: tuple[Tensor | None, Tensor | None],
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
     options: NattenOptions,
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -350,8 +381,8 @@ def _run(
         value,
         spec,
         scale=scale,
-        additional_keys=extra[0],
-        additional_values=extra[1],
+        additional_keys=additional_keys,
+        additional_values=additional_values,
         return_lse=return_lse,
         options=options,
     )

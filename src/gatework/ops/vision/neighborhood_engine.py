@@ -33,15 +33,15 @@ class NattenOptions(NamedTuple):
         backend: ``None``: NATTEN for CUDA tensors where it is installed, else ours. ``"gatework"``: ours.
             ``"natten"``: NATTEN, by a kernel of its choice. A kernel of NATTEN by its name: that kernel, or
             ours with a warning where NATTEN is not installed.
-        q_tile_shape: As in NATTEN, like all that follow.
-        kv_tile_shape: See there.
-        backward_q_tile_shape: See there.
-        backward_kv_tile_shape: See there.
-        backward_kv_splits: See there.
-        backward_use_pt_reduction: See there.
-        run_persistent_kernel: See there.
-        kernel_schedule: ``None``, ``"non"``, ``"coop"`` or ``"pp"``.
-        torch_compile: See there.
+        q_tile_shape: Queries of a tile along each axis, in NATTEN's forward kernel.
+        kv_tile_shape: Keys of a tile along each axis, in the forward kernel.
+        backward_q_tile_shape: Queries of a tile along each axis, in the backward kernel.
+        backward_kv_tile_shape: Keys of a tile along each axis, in the backward kernel.
+        backward_kv_splits: Parts into which the backward kernel cuts the keys, of all or of each axis.
+        backward_use_pt_reduction: Whether PyTorch adds up what the backward pass needs of the outputs.
+        run_persistent_kernel: Whether thread blocks take tile after tile, on Hopper and Blackwell.
+        kernel_schedule: How Hopper's kernel overlaps its work: ``None``, ``"non"``, ``"coop"`` or ``"pp"``.
+        torch_compile: Whether FlexAttention, as one of NATTEN's backends, is compiled.
     """
 
     attention_kwargs: Mapping[str, Any] | None = None

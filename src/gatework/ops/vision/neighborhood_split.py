@@ -68,10 +68,10 @@ def na2d_av(
     Args:
         attn: Weights in the order of :func:`na2d_qk`; hidden taps are not used.
         value: Values.
-        kernel_size: As in :func:`na2d_qk`, like all that follow.
-        dilation: See there.
+        kernel_size: Odd number of tokens in a window, at least 3.
+        dilation: Distance between tokens of a window.
         additional_values: Values that every query sees; their weights come last.
-        is_causal: See there.
+        is_causal: Whether queries see no later tokens of an axis.
 
     Raises:
         ValueError: If shapes or dtypes do not fit, or ``kernel_size`` is even.
@@ -113,10 +113,10 @@ def na2d_fused(
         query: Queries, ``(batch, height, width, heads, head_dim)``.
         key: Keys.
         value: Values.
-        kernel_size: As in :func:`na2d_qk`.
-        dilation: See there.
-        is_causal: See there.
-        rpb: See there.
+        kernel_size: Odd number of tokens in a window, at least 3.
+        dilation: Distance between tokens of a window.
+        is_causal: Whether queries see no later tokens of an axis.
+        rpb: Bias of every offset between key and query in dilated steps, as in :func:`na2d_qk`.
         scale: Factor on the scores, ``head_dim ** -0.5`` by default.
         additional_keys: ``(batch, extra, heads, head_dim)``, seen by every query.
         additional_values: Their values.

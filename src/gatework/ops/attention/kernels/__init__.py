@@ -96,16 +96,16 @@ def backward(
     Args:
         grad_out: Gradient of the outputs.
         delta: ``(grad_out * out).sum(-1)`` less the gradient of the log-sum-exp.
-        q: As for :func:`forward`, like all that follow.
-        k: See there.
-        v: See there.
-        lse: The log-sum-exp; queries at -inf get no gradient.
-        plan: See there.
-        scale: See there.
-        softcap: See there.
-        bias: See there; gets no gradient.
-        slopes: See there; get no gradient.
-        query_offset: See there.
+        q: Queries of the forward pass, float32.
+        k: Keys, float32.
+        v: Values, float32.
+        lse: The log-sum-exp of the forward pass; queries at -inf get no gradient.
+        plan: Which keys each query attends to.
+        scale: What products are multiplied by.
+        softcap: The bound of the scores, or None.
+        bias: Added to the scores; gets no gradient.
+        slopes: What each head's scores lose for each step of distance; get no gradient.
+        query_offset: Position of the first query among the keys.
 
     Returns:
         The gradients of queries, keys and values.
@@ -140,9 +140,9 @@ def sigmoid_forward(
         plan: Which keys each query attends to.
         scale: What products are multiplied by.
         shift: Added to all scores of a query; sizes of 1 broadcast.
-        bias: As for :func:`forward`, like the next two.
-        slopes: See there.
-        query_offset: See there.
+        bias: Added to the scores; sizes of 1 broadcast. A bias below -6e29 forbids its pair, as -inf does.
+        slopes: What each head's scores lose for each step of distance; may differ by sequence.
+        query_offset: Position of the first query among the keys.
 
     Returns:
         The outputs, zeros for queries without keys.
@@ -162,7 +162,7 @@ def sigmoid_backward(
     *,
     scale: float,
     shift: Float[Tensor, "_batch _heads _queries"],
-    of_shift: bool,
+    needs_shift_grad: bool,
     bias: Float[Tensor, "_batch2 _heads2 q_length kv_length"] | None = None,
     slopes: Float[Tensor, "... heads"] | None = None,
     query_offset: int = 0,
@@ -178,16 +178,16 @@ def sigmoid_backward(
 
     Args:
         grad_out: Gradient of the outputs.
-        q: As for :func:`sigmoid_forward`, like all that follow.
-        k: See there.
-        v: See there.
-        plan: See there.
-        scale: See there.
-        shift: See there.
-        of_shift: Whether its gradient is wanted.
-        bias: See there; gets no gradient.
-        slopes: See there; get no gradient.
-        query_offset: See there.
+        q: Queries of the forward pass, float32.
+        k: Keys, float32.
+        v: Values, float32.
+        plan: Which keys each query attends to.
+        scale: What products are multiplied by.
+        shift: Added to all scores of a query; sizes of 1 broadcast.
+        needs_shift_grad: Whether the gradient of ``shift`` is wanted.
+        bias: Added to the scores; gets no gradient.
+        slopes: What each head's scores lose for each step of distance; get no gradient.
+        query_offset: Position of the first query among the keys.
 
     Returns:
         The gradients of queries, keys and values, and of the shift for each row, the sum of its ``ds``.
@@ -195,4 +195,6 @@ def sigmoid_backward(
     from gatework.ops.attention.kernels import call
 
     options = call.ScoreOptions(scale, None, bias, slopes, query_offset)
-    return call.run_sigmoid_backward(grad_out, q, k, v, plan, options, shift, of_shift=of_shift)
+    return call.run_sigmoid_backward(
+        grad_out, q, k, v, plan, options, shift, needs_shift_grad=needs_shift_grad
+    )

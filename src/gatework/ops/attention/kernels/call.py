@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gatework.ops.attention.plan import Plan
 
 #: Scores in a buffer, and most columns of a chunk: they and the chunk's keys should stay in the second cache.
-BUDGET, SPAN = 65536, 1024
+MAX_SCORES, MAX_COLUMNS = 65536, 1024
 #: Parts of the backward pass for each thread where there are too few heads.
 PARTS_PER_THREAD = 3
 #: Products of pairs and dimensions below which other threads cost more than they help.
@@ -42,8 +42,8 @@ class Work(NamedTuple):
     """How a call is divided.
 
     Attributes:
-        items: See :func:`~gatework.ops.attention.kernels.schedule.list_items`.
-        costs: See there.
+        items: Work items, ``(items, 6)``: sequence, head, heads, tile, first and last query of the tile.
+        costs: Pairs of queries and keys of each item.
         rows: Most rows of queries in an item.
         threads: How many to use.
     """
@@ -68,7 +68,7 @@ def run_forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, options: ScoreOptio
     work = _divide(q, k, v, plan)
     params, kept = _describe(q, k, v, plan, options, work)
     params[at.OUT], params[at.LSE], params[at.COUNT] = out.data_ptr(), lse.data_ptr(), len(work.items)
-    _run("forward", params, work, backward=False, tangents=False)
+    _run("forward", params, work, backward=False, keep_tanh=False)
     del kept
     return out, lse
 
@@ -98,12 +98,12 @@ def run_backward(
     lse, delta = lse.contiguous(), delta.contiguous()
     work = _divide(q, k, v, plan)
     params, kept = _describe(q, k, v, plan, options, work)
-    private = _part(params, q, k, v, plan, work)
+    partial = _part(params, q, k, v, plan, work)
     _put(params, at.GRAD, grad)
     params[at.DELTA : at.DV + 1] = [x.data_ptr() for x in (delta, dq, dk, dv)]
     params[at.LSE] = lse.data_ptr()
-    _run("backward", params, work, backward=True, tangents=bool(options.softcap))
-    del kept, private
+    _run("backward", params, work, backward=True, keep_tanh=bool(options.softcap))
+    del kept, partial
     return dq, dk, dv
 
 
@@ -117,7 +117,7 @@ def run_sigmoid_forward(
     params, kept = _describe(q, k, v, plan, options, work)
     _put(params, at.SHIFT, shift)
     params[at.OUT], params[at.COUNT] = out.data_ptr(), len(work.items)
-    _run("sigmoid_forward", params, work, backward=False, tangents=False)
+    _run("sigmoid_forward", params, work, backward=False, keep_tanh=False)
     del kept
     return out
 
@@ -131,22 +131,22 @@ def run_sigmoid_backward(
     options: ScoreOptions,
     shift: Tensor,
     *,
-    of_shift: bool,
+    needs_shift_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """See :func:`gatework.ops.attention.kernels.sigmoid_backward`."""
     dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-    row_sums = q.new_empty(q.shape[:3]) if of_shift else None
+    row_sums = q.new_empty(q.shape[:3]) if needs_shift_grad else None
     q, k, v, grad, shift = _rows(q), _rows(k), _rows(v), _rows(grad), shift.expand(q.shape[:3])
     work = _divide(q, k, v, plan)
     params, kept = _describe(q, k, v, plan, options, work)
-    private = _part(params, q, k, v, plan, work)
+    partial = _part(params, q, k, v, plan, work)
     _put(params, at.GRAD, grad)
     _put(params, at.SHIFT, shift)
     params[at.DQ : at.DV + 1] = [x.data_ptr() for x in (dq, dk, dv)]
     if row_sums is not None:
         params[at.SHIFT_GRAD] = row_sums.data_ptr()
-    _run("sigmoid_backward", params, work, backward=True, tangents=False)
-    del kept, private
+    _run("sigmoid_backward", params, work, backward=True, keep_tanh=False)
+    del kept, partial
     return dq, dk, dv, row_sums
 
 
@@ -176,15 +176,16 @@ def _part(params: Integers, q: Tensor, k: Tensor, v: Tensor, plan: Plan, work: W
     batch, kv_heads = k.shape[:2]
     units = batch * kv_heads
     slots = -(-PARTS_PER_THREAD * work.threads // units) if work.threads > 1 else 1
-    parts, left = np.empty((units * slots, 8), np.int64), np.zeros(units, np.int64)
+    parts, parts_done = np.empty((units * slots, 8), np.int64), np.zeros(units, np.int64)
     runs = plan.tile_run.numpy(), plan.run_start.numpy(), plan.run_length.numpy()
     group = q.shape[1] // kv_heads
     rows = kernel("list_parts")(work.items, work.costs, *runs, kv_heads, group, slots, parts)
-    private = q.new_empty(rows * (k.shape[3] + v.shape[3]))
-    params[at.PARTS], params[at.LEFT], params[at.COUNT] = parts.ctypes.data, left.ctypes.data, len(parts)
-    params[at.PRIVATE_K] = private.data_ptr()
-    params[at.PRIVATE_V] = private.data_ptr() + 4 * rows * k.shape[3]
-    return [parts, left, private]
+    partial = q.new_empty(rows * (k.shape[3] + v.shape[3]))
+    params[at.PARTS], params[at.COUNT] = parts.ctypes.data, len(parts)
+    params[at.PARTS_DONE] = parts_done.ctypes.data
+    params[at.PARTIAL_DK] = partial.data_ptr()
+    params[at.PARTIAL_DV] = partial.data_ptr() + 4 * rows * k.shape[3]
+    return [parts, parts_done, partial]
 
 
 def _put(params: Integers, field: int, tensor: Tensor) -> None:
@@ -199,7 +200,8 @@ def _describe(
     params = np.zeros(at.END, np.int64)
     kept: list[Any] = [work, plan]
     params.view(np.float32)[2 * at.FACTORS : 2 * at.FACTORS + 4] = _factors(options)
-    params[at.ITEMS], params[at.BUDGET], params[at.SPAN] = work.items.ctypes.data, BUDGET, SPAN
+    params[at.ITEMS] = work.items.ctypes.data
+    params[at.MAX_SCORES], params[at.MAX_COLUMNS] = MAX_SCORES, MAX_COLUMNS
     params[at.DIM : at.Q] = (q.shape[3], v.shape[3], q.shape[1], k.shape[1], q.shape[2], k.shape[2])
     _put(params, at.Q, q)
     _put(params, at.K, k)
@@ -224,28 +226,29 @@ def _factors(options: ScoreOptions) -> tuple[float, float, float, float]:
     return scale * log2e, 0.0, scale, 1 / log2e
 
 
-def _run(name: str, params: Integers, work: Work, *, backward: bool, tangents: bool) -> None:
+def _run(name: str, params: Integers, work: Work, *, backward: bool, keep_tanh: bool) -> None:
     """Lay out the scratch memory of a thread, and run."""
     source = blas.provider()
     assert source is not None, "is_available() looks for one"
     params[at.BLAS] = source.sgemm
-    size = _lay_out(params, work.rows, backward, tangents)
+    size = _lay_out(params, work.rows, backward, keep_tanh)
     threads.run(kernel(name), params.ctypes.data, size, work.threads, source)
 
 
-def _lay_out(params: Integers, rows: int, backward: bool, tangents: bool) -> int:
+def _lay_out(params: Integers, rows: int, backward: bool, keep_tanh: bool) -> int:
     """Say where each buffer of a thread's scratch memory begins; return the bytes of all."""
     dim, value_dim = params[at.DIM : at.HEADS].tolist()
-    scores = max(BUDGET, 128 * rows) + 48 * rows
+    scores = max(MAX_SCORES, 128 * rows) + 48 * rows
     sizes = (  # in the order of the layout
-        64, 8 * SPAN, 2 * SPAN, scores, scores * backward, scores * tangents,
+        64, 8 * MAX_COLUMNS, 2 * MAX_COLUMNS, scores, scores * backward, scores * keep_tanh,
         rows * dim, rows * value_dim, rows * dim * backward, rows, rows,
-        SPAN * dim, SPAN * value_dim, SPAN * dim * backward, SPAN * value_dim * backward,
+        MAX_COLUMNS * dim, MAX_COLUMNS * value_dim,
+        MAX_COLUMNS * dim * backward, MAX_COLUMNS * value_dim * backward,
     )  # fmt: skip
     place, places = 8 * at.END, []
     for size in sizes:
         place += -place % 64
         places.append(place)
         place += 4 * size
-    params[at.DESK :] = places
+    params[at.WORKSPACE :] = places
     return place

@@ -1,6 +1,6 @@
 """Work items and the chunks of keys that they are done in: what is copied, and the matrix products.
 
-``p`` are the integers of a call and ``w`` is the desk of a thread, see ``layout``; other integers of the
+``p`` are the integers of a call and ``w`` is the workspace of a thread, see ``layout``. Other integers of the
 names of matrices are addresses, in bytes, and steps are in elements.
 """
 
@@ -18,38 +18,39 @@ MOST_TRIMMED = 64
 
 
 @jit
-def product(
+def gemm(
     p: Any, w: Any, ta: int, tb: int, m: int, n: int, k: int, alpha: Any,
     a: int, lda: int, b: int, ldb: int, beta: Any, c: int, ldc: int,
 ) -> None:  # fmt: skip
     """Column-major ``C[m, n] = alpha * op(A)[m, k] @ op(B)[k, n] + beta * C``; addresses of floats."""
     w[at.M_ARG], w[at.N_ARG], w[at.K_ARG] = m, n, k
     w[at.A_STEP], w[at.B_STEP], w[at.C_STEP] = lda, ldb, ldc
-    desk = p[at.DESK]
-    factors = floats(desk + 8 * at.ALPHA_BETA)
+    workspace = p[at.WORKSPACE]
+    factors = floats(workspace + 8 * at.ALPHA_BETA)
     factors[0] = alpha
     factors[1] = beta
-    letters = desk + 8 * at.LETTERS
+    flags = workspace + 8 * at.TRANS_FLAGS
     # The integers are of 64 bits: a routine with 32-bit arguments reads their lower halves.
     call_blas(
-        p[at.BLAS], letters + ta, letters + tb, desk + 8 * at.M_ARG, desk + 8 * at.N_ARG, desk + 8 * at.K_ARG,
-        desk + 8 * at.ALPHA_BETA, a, desk + 8 * at.A_STEP, b, desk + 8 * at.B_STEP,
-        desk + 8 * at.ALPHA_BETA + 4, c, desk + 8 * at.C_STEP,
+        p[at.BLAS], flags + ta, flags + tb,
+        workspace + 8 * at.M_ARG, workspace + 8 * at.N_ARG, workspace + 8 * at.K_ARG,
+        workspace + 8 * at.ALPHA_BETA, a, workspace + 8 * at.A_STEP, b, workspace + 8 * at.B_STEP,
+        workspace + 8 * at.ALPHA_BETA + 4, c, workspace + 8 * at.C_STEP,
     )  # fmt: skip
 
 
 @jit
-def private(params: int, scratch: int) -> Any:
+def thread_params(params: int, scratch: int) -> Any:
     """Copy a call's integers to the thread's scratch memory, and give its buffers their addresses."""
     shared, p = integers(params), integers(scratch)
     for field in range(at.END):
         p[field] = shared[field]
-    for field in range(at.DESK, at.END):
+    for field in range(at.WORKSPACE, at.END):
         p[field] += scratch
     p[at.SCALARS] = scratch + 8 * at.FACTORS
     p[at.COUNTER] = params + 8 * at.COUNTER  # the one that all threads share
-    letters = octets(p[at.DESK] + 8 * at.LETTERS)
-    letters[0], letters[1] = 78, 84  # "N" and "T"
+    flags = octets(p[at.WORKSPACE] + 8 * at.TRANS_FLAGS)
+    flags[0], flags[1] = 78, 84  # "N" and "T"
     return p
 
 
@@ -62,8 +63,8 @@ def clear(target: int, count: int) -> None:
 
 
 @jit
-def open_item(p: Any, w: Any, item: int) -> None:
-    """Put a work item on the desk: some heads of one sequence, and some queries of one tile."""
+def load_item(p: Any, w: Any, item: int) -> None:
+    """Load a work item into the workspace: some heads of one sequence, and some queries of one tile."""
     fields = indices(p[at.ITEMS] + 24 * item)
     w[at.SEQUENCE], w[at.HEAD], w[at.NUM_HEADS], w[at.TILE] = fields[0], fields[1], fields[2], fields[3]
     w[at.FIRST] = fields[4]
@@ -78,7 +79,7 @@ def open_item(p: Any, w: Any, item: int) -> None:
     w[at.RUN], w[at.WITHIN], w[at.COLUMNS], w[at.DONE] = first, 0, 0, 0
     w[at.PIECE] = indices(p[at.TILE_PIECE])[tile]
     w[at.DIRECT] = 1 if keys >= LEAST_DIRECT * (last - first) else 0
-    limit = min(p[at.SPAN], max(128, (p[at.BUDGET] // w[at.ROWS]) // 32 * 32))
+    limit = min(p[at.MAX_COLUMNS], max(128, (p[at.MAX_SCORES] // w[at.ROWS]) // 32 * 32))
     chunks = (keys + limit - 1) // limit
     if chunks > 1 and (last - first == 1 or not w[at.DIRECT]):
         limit = (keys + chunks - 1) // chunks  # equal chunks: no short one at the end
@@ -104,7 +105,7 @@ def next_chunk(p: Any, w: Any) -> int:
         segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * count)
         segment[at.LOW], segment[at.HIGH] = 0, w[at.ROWS]
         if w[at.NUM_QUERIES] > MOST_TRIMMED and w[at.NUM_HEADS] == 1 and w[at.DIRECT]:
-            taken = trim(p, w, segment, w[at.DONE] + columns, taken)
+            taken = trim_masked_rows(p, w, segment, w[at.DONE] + columns, taken)
         segment[at.START] = start[run] + w[at.WITHIN]
         segment[at.LENGTH] = taken
         count += 1
@@ -118,7 +119,7 @@ def next_chunk(p: Any, w: Any) -> int:
 
 
 @jit
-def trim(p: Any, w: Any, segment: Any, column: int, taken: Any) -> Any:
+def trim_masked_rows(p: Any, w: Any, segment: Any, column: int, taken: Any) -> Any:
     """Cut a stretch so that few of its rows are masked throughout, and leave those out; return its length.
 
     Where a tile has many queries, as under a causal mask, else half of what is computed would be masked.
@@ -136,16 +137,16 @@ def trim(p: Any, w: Any, segment: Any, column: int, taken: Any) -> Any:
     taken = min(taken, width - within, MOST_TRIMMED - within % MOST_TRIMMED)
     mask = p[at.POOL] + integers(p[at.PIECE_MASK])[piece] + w[at.FIRST] * width + within
     low, high = 0, w[at.ROWS]
-    while low < high and not allows(mask + low * width, taken):
+    while low < high and not any_allowed(mask + low * width, taken):
         low += 1
-    while low < high and not allows(mask + (high - 1) * width, taken):
+    while low < high and not any_allowed(mask + (high - 1) * width, taken):
         high -= 1
     segment[at.LOW], segment[at.HIGH] = low, high
     return taken
 
 
 @jit
-def allows(mask: int, count: int) -> bool:
+def any_allowed(mask: int, count: int) -> bool:
     """Whether one row of a mask allows any of some keys."""
     allowed = octets(mask)
     found = 0
@@ -155,7 +156,7 @@ def allows(mask: int, count: int) -> bool:
 
 
 @jit
-def gather(
+def gather_queries(
     p: Any, w: Any, target: int, source: int, sequence_step: int, head_step: int, row_step: int, dim: int,
     factor: Any,
 ) -> None:  # fmt: skip
@@ -171,7 +172,7 @@ def gather(
 
 
 @jit
-def scatter(p: Any, w: Any, target: int, source: int, dim: int) -> None:
+def scatter_queries(p: Any, w: Any, target: int, source: int, dim: int) -> None:
     """Write rows of the item's queries, head after head, to their places in a contiguous tensor."""
     n = w[at.NUM_QUERIES]
     query = indices(p[at.QUERY] + 4 * (indices(p[at.TILE_QUERY])[w[at.TILE]] + w[at.FIRST]))
@@ -187,7 +188,7 @@ def scatter(p: Any, w: Any, target: int, source: int, dim: int) -> None:
 
 
 @jit
-def pack(p: Any, w: Any, target: int, source: int, row_step: int, dim: int) -> None:
+def gather_keys(p: Any, w: Any, target: int, source: int, row_step: int, dim: int) -> None:
     """Copy the rows of a chunk's keys, one stretch after the other."""
     for number in range(w[at.NUM_SEGMENTS]):
         segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * number)
@@ -203,8 +204,8 @@ def pack(p: Any, w: Any, target: int, source: int, row_step: int, dim: int) -> N
 
 
 @jit
-def unpack(p: Any, w: Any, target: int, source: int, dim: int) -> None:
-    """Add a chunk's gradients to the rows that :func:`pack` copied."""
+def scatter_add_keys(p: Any, w: Any, target: int, source: int, dim: int) -> None:
+    """Add a chunk's gradients to the rows that :func:`gather_keys` copied."""
     for number in range(w[at.NUM_SEGMENTS]):
         segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * number)
         start, count = segment[at.START], segment[at.LENGTH]
@@ -215,10 +216,12 @@ def unpack(p: Any, w: Any, target: int, source: int, dim: int) -> None:
 
 
 @jit
-def compare(p: Any, w: Any, target: int, left: int, dim: int, right: int, row_step: int, packed: int) -> None:
-    """``target[query, column] = left[query] . right[key of the column]``."""
+def matmul_qk(
+    p: Any, w: Any, target: int, left: int, dim: int, right: int, row_step: int, packed: int
+) -> None:
+    """``target[query, column] = left[query] . right[key of the column]``: ``q k^T``, or ``grad_out v^T``."""
     if not w[at.DIRECT]:
-        product(
+        gemm(
             p, w, 1, 0, w[at.COLUMNS], w[at.ROWS], dim, at.ONE, packed, dim, left, dim,
             at.ZERO, target, w[at.STEP],
         )  # fmt: skip
@@ -231,7 +234,7 @@ def compare(p: Any, w: Any, target: int, left: int, dim: int, right: int, row_st
             clear(target + 4 * step * row, count)
         for row in range(high, w[at.ROWS]):
             clear(target + 4 * step * row, count)
-        product(
+        gemm(
             p, w, 1, 0, count, high - low, dim, at.ONE, right + 4 * row_step * start, row_step,
             left + 4 * dim * low, dim, at.ZERO, target + 4 * step * low, step,
         )  # fmt: skip
@@ -239,13 +242,16 @@ def compare(p: Any, w: Any, target: int, left: int, dim: int, right: int, row_st
 
 
 @jit
-def mix(
+def matmul_pv(
     p: Any, w: Any, target: int, weights: int, right: int, row_step: int, packed: int, dim: int,
     factor: Any, beta: Any,
 ) -> None:  # fmt: skip
-    """``target[query] = beta * target[query] + factor * sum_columns weights[query, column] right[key]``."""
+    """``target[query] = beta * target[query] + factor * sum_columns weights[query, column] right[key]``.
+
+    That is ``p v`` in the forward pass, and ``ds k``, the gradient of the queries, in the backward pass.
+    """
     if not w[at.DIRECT]:
-        product(
+        gemm(
             p, w, 0, 0, dim, w[at.ROWS], w[at.COLUMNS], factor, packed, dim, weights, w[at.STEP],
             beta, target, dim,
         )  # fmt: skip
@@ -256,7 +262,7 @@ def mix(
         low, high = segment[at.LOW], segment[at.HIGH]
         if beta == at.ZERO and high - low < w[at.ROWS]:
             clear(target, dim * w[at.ROWS])
-        product(
+        gemm(
             p, w, 0, 0, dim, high - low, count, factor, right + 4 * row_step * start, row_step,
             weights + 4 * w[at.STEP] * low, w[at.STEP], beta, target + 4 * dim * low, dim,
         )  # fmt: skip
@@ -265,20 +271,25 @@ def mix(
 
 
 @jit
-def spread(p: Any, w: Any, target: int, weights: int, left: int, dim: int, factor: Any, packed: int) -> None:
-    """``target[key] += factor * sum_queries weights[query, column] left[query]``."""
+def accumulate_dkdv(
+    p: Any, w: Any, target: int, weights: int, left: int, dim: int, factor: Any, packed: int
+) -> None:
+    """``target[key] += factor * sum_queries weights[query, column] left[query]``.
+
+    That is ``ds^T q`` for the keys, and ``p^T grad_out`` for the values.
+    """
     if not w[at.DIRECT]:
-        product(
+        gemm(
             p, w, 0, 1, dim, w[at.COLUMNS], w[at.ROWS], factor, left, dim, weights, w[at.STEP],
             at.ZERO, packed, dim,
         )  # fmt: skip
-        unpack(p, w, target, packed, dim)
+        scatter_add_keys(p, w, target, packed, dim)
         return
     for number in range(w[at.NUM_SEGMENTS]):
         segment = integers(p[at.SEGMENTS] + 8 * at.SEGMENT * number)
         start, count = segment[at.START], segment[at.LENGTH]
         low, high = segment[at.LOW], segment[at.HIGH]
-        product(
+        gemm(
             p, w, 0, 1, dim, count, high - low, factor, left + 4 * dim * low, dim,
             weights + 4 * w[at.STEP] * low, w[at.STEP], at.ONE, target + 4 * dim * start, dim,
         )  # fmt: skip

@@ -18,11 +18,12 @@ def list_items(
     queries are cut.
 
     Args:
-        pattern_of: See :class:`~gatework.ops.attention.plan.Plan`, like the next four.
-        pattern_tile: See there.
-        tile_query: See there.
-        tile_run: See there.
-        run_length: See there.
+        pattern_of: Pattern of each sequence and head, ``(1 or batch, 1 or heads)``; this and the next
+            four are fields of :class:`~gatework.ops.attention.plan.Plan`.
+        pattern_tile: Where the tiles of each pattern begin, and the end.
+        tile_query: Where the queries of each tile begin, and the end.
+        tile_run: Where the runs of keys of each tile begin, and the end.
+        run_length: Number of keys of each run.
         batch: Number of sequences.
         heads: Number of query heads.
         kv_heads: Number of key heads.
@@ -77,19 +78,19 @@ def list_parts(
     """Cut the items of every key head into parts of about the same cost.
 
     Args:
-        items: From :func:`list_items`.
-        costs: See there.
-        tile_run: See :class:`~gatework.ops.attention.plan.Plan`, like the next two.
-        run_start: See there.
-        run_length: See there.
+        items: ``(items, 6)``, from :func:`list_items`.
+        costs: Pairs of queries and keys of each item.
+        tile_run: Where the runs of keys of each tile begin, and the end.
+        run_start: First key of each run.
+        run_length: Number of keys of each run.
         kv_heads: Number of key heads.
         group: Query heads for each of them.
         slots: Parts for each key head of each sequence.
         parts: ``(units * slots, 8)``, filled: first and last item, unit, slot, first and last key, where the
-            part's private gradients begin, slots. The first part of a unit has no private gradients.
+            part's partial gradients begin, slots. The first part of a unit has no partial gradients.
 
     Returns:
-        The number of rows of all private gradients.
+        The number of rows of all partial gradients.
     """
     rows = 0
     item = 0

@@ -10,13 +10,13 @@ from typing import Any
 import numba
 
 from gatework.ops.attention.kernels import layout as at
-from gatework.ops.attention.kernels.chunks import compare
+from gatework.ops.attention.kernels.chunks import matmul_qk
 from gatework.ops.cpu.machine import exp2, floats, indices, integers, jit, octets
 
 
 @jit
-def saturate(p: Any, w: Any, keep: int) -> None:
-    """``tanh`` of the scores, times the cap; the tangents are kept at the address ``keep``, if not 0."""
+def apply_softcap(p: Any, w: Any, keep: int) -> None:
+    """``tanh`` of the scores, times the cap; ``tanh`` itself is kept at the address ``keep``, if not 0."""
     cap = floats(p[at.SCALARS])[at.CAP]
     # Cephes, tanhf: a polynomial near 0, where the other form loses digits.
     for r in range(w[at.ROWS]):
@@ -41,12 +41,12 @@ def saturate(p: Any, w: Any, keep: int) -> None:
 
 
 @jit
-def displace(p: Any, w: Any) -> None:
+def add_bias(p: Any, w: Any) -> None:
     """Add the bias and what ALiBi takes off for distance."""
     segments, keys, positions = (
         integers(p[at.SEGMENTS]),
         indices(p[at.KEYS]),
-        floats(p[at.KEYS] + 4 * p[at.SPAN]),
+        floats(p[at.KEYS] + 4 * p[at.MAX_COLUMNS]),
     )
     c = 0
     for segment in range(w[at.NUM_SEGMENTS]):
@@ -72,7 +72,7 @@ def displace(p: Any, w: Any) -> None:
 
 
 @jit
-def forbid(p: Any, w: Any, column: int) -> None:
+def apply_mask(p: Any, w: Any, column: int) -> None:
     """Mask the columns of a chunk that begins at a column of the tile."""
     last = indices(p[at.TILE_PIECE])[w[at.TILE] + 1]
     starts, widths, masks = (
@@ -99,12 +99,12 @@ def forbid(p: Any, w: Any, column: int) -> None:
 @jit
 def score_chunk(p: Any, w: Any, k: int, column: int, keep: int) -> None:
     """Fill the score buffer: scaled products, cap, bias, ALiBi, mask."""
-    compare(p, w, p[at.S_BUFFER], p[at.Q_BUFFER], p[at.DIM], k, p[at.K_ROW], p[at.K_BUFFER])
+    matmul_qk(p, w, p[at.S_BUFFER], p[at.Q_BUFFER], p[at.DIM], k, p[at.K_ROW], p[at.K_BUFFER])
     if floats(p[at.SCALARS])[at.CAP] != 0:
-        saturate(p, w, keep)
+        apply_softcap(p, w, keep)
     if p[at.BIAS] or p[at.SLOPES]:
-        displace(p, w)
-    forbid(p, w, column)
+        add_bias(p, w)
+    apply_mask(p, w, column)
     for r in range(w[at.ROWS]):  # loops over rows are whole numbers of vectors, and add nothing there
         score = floats(p[at.S_BUFFER] + 4 * w[at.STEP] * r)
         for c in range(w[at.COLUMNS], w[at.PADDED]):

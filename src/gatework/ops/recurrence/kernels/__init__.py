@@ -27,15 +27,20 @@ def has_kernels() -> bool:
     return is_available()
 
 
-def can_run(device: torch.device, dtype: torch.dtype, *, required: bool) -> bool:
-    """Tell whether the kernels can compute on tensors of this kind.
+def are_used(engine: str | None, device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether the kernels compute: they can, and the checked name of an engine does not say otherwise.
 
     Raises:
-        ValueError: If they cannot and are ``required``.
+        ValueError: If they cannot, and ``engine`` is ``"chunked-numba"``.
     """
+    if engine not in (None, "chunked", "chunked-numba"):
+        return False
+    required = engine == "chunked-numba"
     fits = device.type == "cpu" and dtype == torch.float32
     if required and not fits:
-        raise ValueError(f"engine 'kernels' computes float32 on a CPU, got {dtype} on {device}")
+        raise ValueError(f"engine 'chunked-numba' computes float32 on a CPU, got {dtype} on {device}")
     if required and not has_kernels():
-        raise ValueError("engine 'kernels' needs numba, which is not installed: pip install 'gatework[cpu]'")
+        raise ValueError(
+            "engine 'chunked-numba' needs numba, which is not installed: pip install 'gatework[cpu]'"
+        )
     return fits and has_kernels()

@@ -35,18 +35,18 @@ def selective_forward(
 
 
 def selective_backward(
-    y_grad: Tensor, state_grad: Tensor, kept: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor,
+    y_grad: Tensor, last_grad: Tensor, kept: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor,
     *, chunk: int,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of ``x, dt, A, B, C`` and of the initial state."""
-    of_x, of_dt, of_state = torch.empty_like(x), torch.empty_like(dt), torch.empty_like(state_grad)
-    of_a = torch.empty_like(state_grad)  # of each sequence
+    x_grad, dt_grad, start_grad = torch.empty_like(x), torch.empty_like(dt), torch.empty_like(last_grad)
+    a_grad = torch.empty_like(last_grad)  # of each sequence
     params = _describe(x, a.shape[1], chunk)
-    of_b, of_c = (x.new_empty(*x.shape[:2], int(params[at.BLOCKS]), a.shape[1]) for _ in range(2))
+    b_grad, c_grad = (x.new_empty(*x.shape[:2], int(params[at.BLOCKS]), a.shape[1]) for _ in range(2))
     _put(params, at.X, x, dt, a, b, c)
-    _put(params, at.KEPT, kept, y_grad, state_grad, of_x, of_dt, of_a, of_b, of_c, of_state)
+    _put(params, at.KEPT, kept, y_grad, last_grad, x_grad, dt_grad, a_grad, b_grad, c_grad, start_grad)
     _run("selective_backward", params, x, a.shape[1], history=min(chunk, x.shape[1]) + 1)
-    return [of_x, of_dt, of_a.sum(0), of_b.sum(2), of_c.sum(2), of_state]
+    return [x_grad, dt_grad, a_grad.sum(0), b_grad.sum(2), c_grad.sum(2), start_grad]
 
 
 def wkv_forward(
@@ -67,14 +67,14 @@ def wkv_backward(
     *, chunk: int,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of ``k, v, w, u`` and, as a triple, of the initial state."""
-    of_k, of_v, of_start = torch.empty_like(k), torch.empty_like(v), torch.empty_like(last_grad)
-    of_decay, of_bonus = (k.new_empty(k.shape[0], k.shape[2]) for _ in range(2))  # of each sequence
+    k_grad, v_grad, start_grad = torch.empty_like(k), torch.empty_like(v), torch.empty_like(last_grad)
+    decay_grad, bonus_grad = (k.new_empty(k.shape[0], k.shape[2]) for _ in range(2))  # of each sequence
     params = _describe(k, 1, chunk)
-    _put(params, at.K, k, v, decay, bonus, of_k, of_v, of_decay, of_bonus)
+    _put(params, at.K, k, v, decay, bonus, k_grad, v_grad, decay_grad, bonus_grad)
     _put(params, at.KEPT, kept, y_grad, last_grad)
-    _put(params, at.START_OUT, of_start)
+    _put(params, at.START_GRAD, start_grad)
     _run("wkv_backward", params, k, 1, history=3 * min(chunk, k.shape[1]))
-    return [of_k, of_v, of_decay.sum(0), of_bonus.sum(0), of_start]
+    return [k_grad, v_grad, decay_grad.sum(0), bonus_grad.sum(0), start_grad]
 
 
 def _describe(x: Tensor, states: int, chunk: int) -> Integers:

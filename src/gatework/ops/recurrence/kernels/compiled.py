@@ -8,8 +8,6 @@ from typing import Any
 
 from gatework.ops.cpu.compiled import CompiledFunctions
 
-_HERE = Path(__file__).parent
-
 
 def _source(name: str) -> tuple[Callable[..., Any], Any]:
     """Return the function of a name, with its signature."""
@@ -27,4 +25,4 @@ def _source(name: str) -> tuple[Callable[..., Any], Any]:
 
 
 #: The compiled function of a name: one of those that ``_source`` lists.
-kernel = CompiledFunctions(_source, _HERE, _HERE.parent / "attention" / "kernels" / "machine.py")
+kernel = CompiledFunctions(_source, Path(__file__).parent)

@@ -10,7 +10,7 @@ COUNTER, COUNT, LENGTH, CHANNELS, STATES, CHUNK, BLOCKS = range(7)
 #: Addresses of the inputs of the selective scan, then of what the forward pass makes.
 X, DT, RATES, B, C, START, Y, LAST, KEPT = range(7, 16)
 #: Addresses of the backward pass: gradients that come in, then those that go out.
-Y_GRAD, LAST_GRAD, X_OUT, DT_OUT, RATES_OUT, B_OUT, C_OUT, START_OUT = range(16, 24)
+Y_GRAD, LAST_GRAD, X_GRAD, DT_GRAD, RATES_GRAD, B_GRAD, C_GRAD, START_GRAD = range(16, 24)
 #: Addresses of WKV, which shares those of states and outputs.
-K, V, DECAY, BONUS, K_OUT, V_OUT, DECAY_OUT, BONUS_OUT = range(24, 32)
+K, V, DECAY, BONUS, K_GRAD, V_GRAD, DECAY_GRAD, BONUS_GRAD = range(24, 32)
 END = 32

@@ -17,8 +17,8 @@ ZERO = np.float32(0)
 LOG2E, LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 #: Rows of a group, one number per channel: of the token, then of each state. They lie at fixed distances, so
 #: that the compiler can tell that they do not overlap.
-DT, DX, X, Y, OF_DX, OF_DT, TOKEN_ROWS = range(0, 7 * WIDTH, WIDTH)
-H, RATE, G, OF_RATE, STATE_ROWS = range(0, 5 * WIDTH, WIDTH)
+DT, DX, X, Y, DX_GRAD, DT_GRAD, TOKEN_ROWS = range(0, 7 * WIDTH, WIDTH)
+H, RATE, G, RATE_GRAD, STATE_ROWS = range(0, 5 * WIDTH, WIDTH)
 
 
 @jit
@@ -40,7 +40,7 @@ def store_states(rows: Any, kind: int, address: int, states: int, width: int) ->
 
 
 @jit
-def open_item(scratch: int, p: Any, first: int, width: int) -> None:
+def init_item(scratch: int, p: Any, first: int, width: int) -> None:
     """Clear the rows (channels that fill up the last group stay finite), load the rates in base 2."""
     s, rows = floats(scratch), floats(scratch + 4 * TOKEN_ROWS)
     for i in range(TOKEN_ROWS + p[at.STATES] * STATE_ROWS):
@@ -61,7 +61,7 @@ def load_token(s: Any, p: Any, place: int, width: int) -> None:
 
 
 @jit
-def advance_and_read(s: Any, base: int, b: Any, c: Any, states: int) -> None:
+def step_and_read(s: Any, base: int, b: Any, c: Any, states: int) -> None:
     """Take a group one token further, and read its outputs."""
     for w in range(WIDTH):
         s[Y + w] = ZERO
@@ -80,7 +80,7 @@ def forward_item(p: Any, scratch: int, item: int) -> None:
     sequence, first = item // p[at.BLOCKS], item % p[at.BLOCKS] * WIDTH
     width = min(WIDTH, channels - first)
     s, base = floats(scratch), scratch + 4 * TOKEN_ROWS
-    open_item(scratch, p, first, width)
+    init_item(scratch, p, first, width)
     load_states(floats(base), H, p[at.START] + 4 * (sequence * channels + first) * states, states, width)
     chunks = (length + p[at.CHUNK] - 1) // p[at.CHUNK]
     for t in range(length):
@@ -90,13 +90,13 @@ def forward_item(p: Any, scratch: int, item: int) -> None:
             store_states(floats(base), H, p[at.KEPT] + 4 * kept * states, states, width)
         load_token(s, p, token * channels + first, width)
         b, c = floats(p[at.B] + 4 * token * states), floats(p[at.C] + 4 * token * states)
-        advance_and_read(s, base, b, c, states)
+        step_and_read(s, base, b, c, states)
         store(s, Y, p[at.Y] + 4 * (token * channels + first), width)
     store_states(floats(base), H, p[at.LAST] + 4 * (sequence * channels + first) * states, states, width)
 
 
 @jit
-def advance(s: Any, base: int, before: Any, b: Any, states: int) -> None:
+def step(s: Any, base: int, before: Any, b: Any, states: int) -> None:
     """Take a group one token further, and remember what its states were."""
     for n in range(states):
         r, b_n, row = floats(base + 4 * n * STATE_ROWS), b[n], n * WIDTH
@@ -107,12 +107,14 @@ def advance(s: Any, base: int, before: Any, b: Any, states: int) -> None:
 
 
 @jit
-def retreat(s: Any, base: int, before: Any, b: Any, c: Any, of_b: Any, of_c: Any, states: int) -> None:
+def step_backward(
+    s: Any, base: int, before: Any, b: Any, c: Any, b_grad: Any, c_grad: Any, states: int
+) -> None:
     """Take the gradient of a group's states one token back; ``s[Y]`` holds that of the outputs."""
     for w in range(WIDTH):
-        s[OF_DX + w] = ZERO
+        s[DX_GRAD + w] = ZERO
     for w in range(WIDTH):
-        s[OF_DT + w] = ZERO
+        s[DT_GRAD + w] = ZERO
     for n in range(states):
         r, b_n, c_n, row = floats(base + 4 * n * STATE_ROWS), b[n], c[n], n * WIDTH
         total_b, total_c = ZERO, ZERO
@@ -124,11 +126,11 @@ def retreat(s: Any, base: int, before: Any, b: Any, c: Any, of_b: Any, of_c: Any
             carried = here * decay
             exponent = carried * h
             r[G + w] = carried
-            r[OF_RATE + w] += exponent * s[DT + w]
-            s[OF_DX + w] += here * b_n
-            s[OF_DT + w] += exponent * r[RATE + w]
-        of_b[n] = total_b
-        of_c[n] = total_c
+            r[RATE_GRAD + w] += exponent * s[DT + w]
+            s[DX_GRAD + w] += here * b_n
+            s[DT_GRAD + w] += exponent * r[RATE + w]
+        b_grad[n] = total_b
+        c_grad[n] = total_c
 
 
 @jit
@@ -147,7 +149,7 @@ def backward_chunk(p: Any, scratch: int, item: int, chunk: int) -> None:
         token = sequence * length + t
         load_token(s, p, token * channels + first, width)
         b = floats(p[at.B] + 4 * token * states)
-        advance(s, base, floats(history + (t - start) * size), b, states)
+        step(s, base, floats(history + (t - start) * size), b, states)
     for back in range(stop - start):
         t = stop - 1 - back
         token = sequence * length + t
@@ -156,14 +158,14 @@ def backward_chunk(p: Any, scratch: int, item: int, chunk: int) -> None:
         load(s, Y, p[at.Y_GRAD] + 4 * place, width)
         b, c = floats(p[at.B] + 4 * token * states), floats(p[at.C] + 4 * token * states)
         row = 4 * (token * p[at.BLOCKS] + item % p[at.BLOCKS]) * states
-        of_b, of_c = floats(p[at.B_OUT] + row), floats(p[at.C_OUT] + row)
-        retreat(s, base, floats(history + (t - start) * size), b, c, of_b, of_c, states)
+        b_grad, c_grad = floats(p[at.B_GRAD] + row), floats(p[at.C_GRAD] + row)
+        step_backward(s, base, floats(history + (t - start) * size), b, c, b_grad, c_grad, states)
         for w in range(WIDTH):
-            of_dt = s[OF_DT + w] * LN2 + s[OF_DX + w] * s[X + w]
-            s[OF_DX + w] *= s[DT + w]
-            s[OF_DT + w] = of_dt
-        store(s, OF_DX, p[at.X_OUT] + 4 * place, width)
-        store(s, OF_DT, p[at.DT_OUT] + 4 * place, width)
+            dt_grad = s[DT_GRAD + w] * LN2 + s[DX_GRAD + w] * s[X + w]
+            s[DX_GRAD + w] *= s[DT + w]
+            s[DT_GRAD + w] = dt_grad
+        store(s, DX_GRAD, p[at.X_GRAD] + 4 * place, width)
+        store(s, DT_GRAD, p[at.DT_GRAD] + 4 * place, width)
 
 
 @jit
@@ -172,14 +174,14 @@ def backward_item(p: Any, scratch: int, item: int) -> None:
     states, channels = p[at.STATES], p[at.CHANNELS]
     first = item % p[at.BLOCKS] * WIDTH
     width, rows = min(WIDTH, channels - first), floats(scratch + 4 * TOKEN_ROWS)
-    open_item(scratch, p, first, width)
+    init_item(scratch, p, first, width)
     place = 4 * (item // p[at.BLOCKS] * channels + first) * states
     load_states(rows, G, p[at.LAST_GRAD] + place, states, width)
     chunks = (p[at.LENGTH] + p[at.CHUNK] - 1) // p[at.CHUNK]
     for back in range(chunks):
         backward_chunk(p, scratch, item, chunks - 1 - back)
-    store_states(rows, G, p[at.START_OUT] + place, states, width)
-    store_states(rows, OF_RATE, p[at.RATES_OUT] + place, states, width)
+    store_states(rows, G, p[at.START_GRAD] + place, states, width)
+    store_states(rows, RATE_GRAD, p[at.RATES_GRAD] + place, states, width)
 
 
 def forward(params: int, scratch: int) -> None:

@@ -20,7 +20,7 @@ LOG2E, LARGEST = np.float32(1.4426950408889634), np.float32(64)
 #: Rows of scratch memory, one number per channel.
 (
     P, Q, E, DECAY, DECAY_STEP, DECAY_FACTOR, BONUS, K, V, Y,
-    GRAD, OF_P, OF_Q, OF_E, OF_DECAY, OF_BONUS, OF_K, OF_V, NUM_ROWS,
+    Y_GRAD, P_GRAD, Q_GRAD, E_GRAD, DECAY_GRAD, BONUS_GRAD, K_GRAD, V_GRAD, NUM_ROWS,
 ) = range(0, 19 * WIDTH, WIDTH)  # fmt: skip
 #: Numbers of a state.
 TRIPLE = 3 * WIDTH
@@ -51,7 +51,7 @@ def store_triple(s: Any, row: int, p: Any, field: int, place: int, width: int) -
 
 
 @jit
-def open_item(s: Any, p: Any, first: int, width: int) -> None:
+def init_item(s: Any, p: Any, first: int, width: int) -> None:
     """Clear the rows (channels that fill up the last group stay finite), load decay and bonus."""
     for i in range(NUM_ROWS):
         s[i] = ZERO
@@ -86,7 +86,7 @@ def read(s: Any) -> None:
 
 
 @jit
-def advance(s: Any) -> None:
+def step(s: Any) -> None:
     """Let the past decay, and add the present."""
     for w in range(WIDTH):
         exponent = s[E + w] + s[DECAY_STEP + w]
@@ -108,7 +108,7 @@ def forward_item(p: Any, s: Any, item: int) -> None:
     channels, length = p[at.CHANNELS], p[at.LENGTH]
     sequence, first = item // p[at.BLOCKS], item % p[at.BLOCKS] * WIDTH
     width = min(WIDTH, channels - first)
-    open_item(s, p, first, width)
+    init_item(s, p, first, width)
     load_triple(s, P, p, at.START, 3 * sequence * channels + first, width)
     chunks = (length + p[at.CHUNK] - 1) // p[at.CHUNK]
     for t in range(length):
@@ -118,13 +118,13 @@ def forward_item(p: Any, s: Any, item: int) -> None:
         place = (sequence * length + t) * channels + first
         load_token(s, p, place, width)
         read(s)
-        advance(s)
+        step(s)
         store(s, Y, p[at.Y] + 4 * place, width)
     store_triple(s, P, p, at.LAST, 3 * sequence * channels + first, width)
 
 
 @jit
-def retreat(s: Any) -> None:
+def step_backward(s: Any) -> None:
     """Take the gradient of a state one token back; find those of the token's key and value."""
     for w in range(WIDTH):
         limit = s[BONUS + w] + s[K + w]
@@ -132,30 +132,30 @@ def retreat(s: Any) -> None:
         lesser = exp2(-abs(ahead))
         past, now = (ONE if ahead >= ZERO else lesser), (lesser if ahead >= ZERO else ONE)
         inverse = ONE / (past * s[Q + w] + now)
-        of_sum = s[GRAD + w] * inverse
-        of_weights = -of_sum * (past * s[P + w] + now * s[V + w]) * inverse
-        of_bonus = now * (of_sum * s[V + w] + of_weights)
+        sum_grad = s[Y_GRAD + w] * inverse
+        weights_grad = -sum_grad * (past * s[P + w] + now * s[V + w]) * inverse
+        bonus_grad = now * (sum_grad * s[V + w] + weights_grad)
         # A token is a part of what later ones read: only rounding of huge numbers makes a share large.
-        share = s[K + w] + s[OF_E + w]
+        share = s[K + w] + s[E_GRAD + w]
         written = exp2(LARGEST if share > LARGEST else share)
-        share = s[DECAY + w] + s[E + w] + s[OF_E + w]
+        share = s[DECAY + w] + s[E + w] + s[E_GRAD + w]
         decayed = exp2(LARGEST if share > LARGEST else share)
-        s[OF_BONUS + w] += of_bonus
-        s[OF_K + w] = of_bonus + written * (s[OF_P + w] * s[V + w] + s[OF_Q + w])
-        s[OF_V + w] = now * of_sum + written * s[OF_P + w]
-        s[OF_DECAY + w] += decayed * (s[OF_P + w] * s[P + w] + s[OF_Q + w] * s[Q + w])
-        exponent, other = s[OF_E + w] + s[DECAY_STEP + w], -(s[E + w] if ahead >= ZERO else limit)
+        s[BONUS_GRAD + w] += bonus_grad
+        s[K_GRAD + w] = bonus_grad + written * (s[P_GRAD + w] * s[V + w] + s[Q_GRAD + w])
+        s[V_GRAD + w] = now * sum_grad + written * s[P_GRAD + w]
+        s[DECAY_GRAD + w] += decayed * (s[P_GRAD + w] * s[P + w] + s[Q_GRAD + w] * s[Q + w])
+        exponent, other = s[E_GRAD + w] + s[DECAY_STEP + w], -(s[E + w] if ahead >= ZERO else limit)
         ahead = exponent - other
         lesser = exp2(-abs(ahead))
         later, here = (ONE if ahead >= ZERO else lesser), (lesser if ahead >= ZERO else ONE)
         later *= s[DECAY_FACTOR + w]
-        numerator = later * s[OF_P + w] + here * of_sum
-        denominator = later * s[OF_Q + w] + here * of_weights
+        numerator = later * s[P_GRAD + w] + here * sum_grad
+        denominator = later * s[Q_GRAD + w] + here * weights_grad
         small = abs(numerator) + abs(denominator) < HALF
         unit = TWO if small else ONE
-        s[OF_P + w] = unit * numerator
-        s[OF_Q + w] = unit * denominator
-        s[OF_E + w] = (exponent if ahead >= ZERO else other) - (ONE if small else ZERO)
+        s[P_GRAD + w] = unit * numerator
+        s[Q_GRAD + w] = unit * denominator
+        s[E_GRAD + w] = (exponent if ahead >= ZERO else other) - (ONE if small else ZERO)
 
 
 @jit
@@ -170,17 +170,17 @@ def backward_chunk(p: Any, s: Any, item: int, chunk: int) -> None:
         for i in range(TRIPLE):
             s[NUM_ROWS + (t - start) * TRIPLE + i] = s[P + i]
         load_token(s, p, (sequence * length + t) * channels + first, width)
-        advance(s)
+        step(s)
     for back in range(stop - start):
         t = stop - 1 - back
         for i in range(TRIPLE):
             s[P + i] = s[NUM_ROWS + (t - start) * TRIPLE + i]
         place = (sequence * length + t) * channels + first
         load_token(s, p, place, width)
-        load(s, GRAD, p[at.Y_GRAD] + 4 * place, width)
-        retreat(s)
-        store(s, OF_K, p[at.K_OUT] + 4 * place, width)
-        store(s, OF_V, p[at.V_OUT] + 4 * place, width)
+        load(s, Y_GRAD, p[at.Y_GRAD] + 4 * place, width)
+        step_backward(s)
+        store(s, K_GRAD, p[at.K_GRAD] + 4 * place, width)
+        store(s, V_GRAD, p[at.V_GRAD] + 4 * place, width)
 
 
 @jit
@@ -189,14 +189,14 @@ def backward_item(p: Any, s: Any, item: int) -> None:
     channels = p[at.CHANNELS]
     sequence, first = item // p[at.BLOCKS], item % p[at.BLOCKS] * WIDTH
     width = min(WIDTH, channels - first)
-    open_item(s, p, first, width)
-    load_triple(s, OF_P, p, at.LAST_GRAD, 3 * sequence * channels + first, width)
+    init_item(s, p, first, width)
+    load_triple(s, P_GRAD, p, at.LAST_GRAD, 3 * sequence * channels + first, width)
     chunks = (p[at.LENGTH] + p[at.CHUNK] - 1) // p[at.CHUNK]
     for back in range(chunks):
         backward_chunk(p, s, item, chunks - 1 - back)
-    store_triple(s, OF_P, p, at.START_OUT, 3 * sequence * channels + first, width)
-    store(s, OF_DECAY, p[at.DECAY_OUT] + 4 * (sequence * channels + first), width)
-    store(s, OF_BONUS, p[at.BONUS_OUT] + 4 * (sequence * channels + first), width)
+    store_triple(s, P_GRAD, p, at.START_GRAD, 3 * sequence * channels + first, width)
+    store(s, DECAY_GRAD, p[at.DECAY_GRAD] + 4 * (sequence * channels + first), width)
+    store(s, BONUS_GRAD, p[at.BONUS_GRAD] + 4 * (sequence * channels + first), width)
 
 
 def forward(params: int, scratch: int) -> None:

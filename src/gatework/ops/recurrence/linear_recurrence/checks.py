@@ -11,8 +11,8 @@ Decay = Float[Tensor, "batch heads length"] | Float[Tensor, "batch heads length 
 #: The same for one token.
 StepDecay = Float[Tensor, "batch heads"] | Float[Tensor, "batch heads key_dim"] | None
 
-#: Ways to compute a recurrence: chunks in PyTorch, the GPU kernels of flash-linear-attention, the definition.
-ENGINES = ("auto", "torch", "fla", "reference")
+#: Ways to compute a recurrence: the definition, chunks in PyTorch, the GPU kernels of flash-linear-attention.
+ENGINES = ("reference", "chunked", "fla")
 
 
 def zero_state(
@@ -32,15 +32,12 @@ def check_call(
     log_decay: Tensor | None,
     initial_state: Tensor | None,
     chunk_size: int | None,
-    engine: str,
 ) -> None:
     """Refuse what no form of the recurrence takes.
 
     Raises:
-        ValueError: If shapes do not match, ``chunk_size`` is not positive or ``engine`` is unknown.
+        ValueError: If shapes do not match, or ``chunk_size`` is not positive.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 token, or None for the default, got {chunk_size}")
     if q.ndim != 4 or k.shape != q.shape:

@@ -20,21 +20,21 @@ from gatework.ops.recurrence.linear_recurrence.decay import decayed_scores
 
 #: Tokens computed at a time where no gradient is recorded: what is held meanwhile stays in memory that the
 #: process has already, and in part in the cache (measured from 1k to 32k tokens).
-_STRETCH = 4096
+_SEGMENT = 4096
 
 
-def in_stretches(
+def in_segments(
     form: Callable[..., tuple[Tensor, Tensor]], tensors: Sequence[Tensor | None], state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Call ``form(*tensors, state)``, for long sequences in parts: (batch, heads, length, ...)."""
     known = [tensor for tensor in tensors if tensor is not None]
     length = known[0].shape[2]
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*known, state))
-    if learns or length <= _STRETCH or torch.compiler.is_compiling():
+    if learns or length <= _SEGMENT or torch.compiler.is_compiling():
         return form(*tensors, state)
     outputs = []
-    for start in range(0, length, _STRETCH):
-        part = slice(start, start + _STRETCH)
+    for start in range(0, length, _SEGMENT):
+        part = slice(start, start + _SEGMENT)
         output, state = form(*(x if x is None else x[:, :, part] for x in tensors), state)
         outputs.append(output)
     return torch.cat(outputs, 2), state

@@ -72,8 +72,8 @@ def chunk_states(
     Returns:
         The states before the chunks, and the state after the last one.
     """
-    moves = None if transition is None else transition.flatten(0, 1)
-    before, last = _ChunkStates.apply(moves, update.flatten(0, 1), state.flatten(0, 1))
+    transitions = None if transition is None else transition.flatten(0, 1)
+    before, last = _ChunkStates.apply(transitions, update.flatten(0, 1), state.flatten(0, 1))
     return before.unflatten(0, state.shape[:2]), last.unflatten(0, state.shape[:2])
 
 
@@ -82,7 +82,7 @@ class _ChunkStates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, transition: Tensor | None, update: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        states, last = _follow(_per_chunk(transition, update), state, update)
+        states, last = _scan(_per_chunk(transition, update), state, update)
         ctx.save_for_backward(transition, states)
         return states, last
 
@@ -91,11 +91,15 @@ class _ChunkStates(torch.autograd.Function):
         # Torch differentiates these lines where gradients of gradients are asked for: nothing in place.
         transition, states = ctx.saved_tensors
         after = []
-        for move, direct in zip(
+        for factor, direct in zip(
             _per_chunk(transition, states)[::-1], grad_before.unbind(1)[::-1], strict=True
         ):
             after.append(grad)
-            grad = _moved(move if move is None or move.shape[-1] == 1 else move.mT, grad, direct)
+            grad = _step(
+                factor if factor is None or factor.shape[-1] == 1 else factor.mT,
+                grad,
+                direct,
+            )
         grad_update = torch.stack(after[::-1], 1)
         if transition is None:
             return None, grad_update, grad
@@ -105,18 +109,20 @@ class _ChunkStates(torch.autograd.Function):
         return grad_factors.sum_to_size(transition.shape), grad_update, grad
 
 
-def _follow(moves: Sequence[Tensor | None], state: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
+def _scan(transitions: Sequence[Tensor | None], state: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
     """The state before each chunk, and the state after the last."""
     if torch.compiler.is_compiling():  # graphs hold no tensor that is written piece by piece
         reached = [state]
-        for move, added in zip(moves, update.unbind(1), strict=True):
-            reached.append(_moved(move, reached[-1], added))
+        for factor, added in zip(transitions, update.unbind(1), strict=True):
+            reached.append(_step(factor, reached[-1], added))
         return torch.stack(reached[:-1], 1), reached[-1]
     states, last = torch.empty_like(update), torch.empty_like(state)
     states[:, 0] = state
     places = (*states.unbind(1)[1:], last)
-    for move, before, added, after in zip(moves, states.unbind(1), update.unbind(1), places, strict=True):
-        _moved(move, before, added, out=after)
+    for factor, before, added, after in zip(
+        transitions, states.unbind(1), update.unbind(1), places, strict=True
+    ):
+        _step(factor, before, added, out=after)
     return states, last
 
 
@@ -124,9 +130,9 @@ def _per_chunk(transition: Tensor | None, states: Tensor) -> Sequence[Tensor | N
     return [None] * states.shape[1] if transition is None else transition.unbind(1)
 
 
-def _moved(move: Tensor | None, state: Tensor, added: Tensor, *, out: Tensor | None = None) -> Tensor:
-    if move is None:
+def _step(factor: Tensor | None, state: Tensor, added: Tensor, *, out: Tensor | None = None) -> Tensor:
+    if factor is None:
         return torch.add(state, added, out=out)
-    if move.shape[-1] > 1:
-        return torch.baddbmm(added, move, state, out=out)
-    return torch.addcmul(added, move, state, out=out)
+    if factor.shape[-1] > 1:
+        return torch.baddbmm(added, factor, state, out=out)
+    return torch.addcmul(added, factor, state, out=out)

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 
-def is_wanted(engine: str, q: Tensor, v: Tensor, *, takes_float32: bool) -> bool:
+def is_wanted(engine: str | None, q: Tensor, v: Tensor, *, takes_float32: bool) -> bool:
     """Tell whether a call goes to flash-linear-attention.
 
-    "auto" sends half precisions on CUDA. It keeps float32 and float64 here, because the kernels multiply
-    float32 with fewer bits and have no float64.
+    By default half precisions on CUDA do. Float32 and float64 stay here, because the kernels multiply float32
+    with fewer bits and have no float64.
 
     Args:
-        engine: What the caller asked for.
+        engine: Checked name of what the caller asked for; ``None`` for the default.
         q: Queries.
         v: Values.
         takes_float32: Whether the kernels in question accept float32 when asked by name.
@@ -32,7 +32,7 @@ def is_wanted(engine: str, q: Tensor, v: Tensor, *, takes_float32: bool) -> bool
     """
     dtype = torch.promote_types(q.dtype, v.dtype)
     is_half = dtype in (torch.float16, torch.bfloat16)
-    if engine == "auto":
+    if engine is None:
         return q.is_cuda and is_half and find_spec("fla") is not None
     if engine != "fla":
         return False

@@ -9,8 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.ops.engines import checked_engine
 from gatework.ops.recurrence.linear_recurrence import chunked, engine_fla
-from gatework.ops.recurrence.linear_recurrence.checks import Decay, check_call, check_shape, zero_state
+from gatework.ops.recurrence.linear_recurrence.checks import (
+    ENGINES,
+    Decay,
+    check_call,
+    check_shape,
+    zero_state,
+)
 from gatework.ops.recurrence.linear_recurrence.reference import (
     delta_rule_reference,
     gated_linear_attention_reference,
@@ -32,7 +39,7 @@ def gated_linear_attention(
     scale: float | None = None,
     initial_state: Float[Tensor, "batch heads key_dim value_dim"] | None = None,
     chunk_size: int | None = None,
-    engine: str = "auto",
+    engine: str | None = None,
 ) -> tuple[Float[Tensor, "batch heads length value_dim"], Float[Tensor, "batch heads key_dim value_dim"]]:
     """Linear attention with decay, in O(length) time and memory.
 
@@ -50,9 +57,9 @@ def gated_linear_attention(
         scale: Factor on the outputs, ``key_dim ** -0.5`` by default.
         initial_state: State before the first token, zero by default.
         chunk_size: Tokens per chunk; a measured default. Changes the speed, not the result.
-        engine: How to compute: ``"torch"`` in chunks, ``"fla"`` by the GPU kernels of flash-linear-attention,
-            ``"reference"`` token by token; ``"auto"`` takes fla for half precisions on CUDA where it is
-            installed, and chunks for everything else.
+        engine: ``"reference"`` (the definition, token by token), ``"chunked"`` (chunks, with PyTorch) or
+            ``"fla"`` (the GPU kernels of flash-linear-attention); by default fla for half precisions on CUDA
+            where it is installed, and chunks for everything else.
 
     Returns:
         The outputs in the dtype of ``v``, and the state after the last token in at least float32.
@@ -62,7 +69,8 @@ def gated_linear_attention(
             not compute in the precision of the tensors.
         ImportError: If ``engine="fla"`` and flash-linear-attention is not installed.
     """
-    check_call(q, k, v, log_decay, initial_state, chunk_size, engine)
+    engine = checked_engine(engine, ENGINES)
+    check_call(q, k, v, log_decay, initial_state, chunk_size)
     if bonus is not None:
         check_shape("bonus", bonus, (q.shape[1], q.shape[3]), "(heads, key_dim)")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -88,7 +96,7 @@ def delta_rule(
     scale: float | None = None,
     initial_state: Float[Tensor, "batch heads key_dim value_dim"] | None = None,
     chunk_size: int | None = None,
-    engine: str = "auto",
+    engine: str | None = None,
 ) -> tuple[Float[Tensor, "batch heads length value_dim"], Float[Tensor, "batch heads key_dim value_dim"]]:
     """A memory that moves what it answers to a key towards the value, in O(length) time and memory.
 
@@ -114,7 +122,8 @@ def delta_rule(
             not compute in the precision of the tensors.
         ImportError: If ``engine="fla"`` and flash-linear-attention is not installed.
     """
-    check_call(q, k, v, log_decay, initial_state, chunk_size, engine)
+    engine = checked_engine(engine, ENGINES)
+    check_call(q, k, v, log_decay, initial_state, chunk_size)
     check_shape("beta", beta, tuple(q.shape[:3]), "(batch, heads, length)")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     queries, keys, values, state = _wide(q, k, v, initial_state)
@@ -140,7 +149,7 @@ def low_rank_recurrence(
     scale: float | None = None,
     initial_state: Float[Tensor, "batch heads key_dim value_dim"] | None = None,
     chunk_size: int | None = None,
-    engine: str = "auto",
+    engine: str | None = None,
 ) -> tuple[Float[Tensor, "batch heads length value_dim"], Float[Tensor, "batch heads key_dim value_dim"]]:
     """A state multiplied by a diagonal plus a matrix of rank one, in O(length) time and memory.
 
@@ -167,7 +176,8 @@ def low_rank_recurrence(
             not compute in the precision of the tensors.
         ImportError: If ``engine="fla"`` and flash-linear-attention is not installed.
     """
-    check_call(q, k, v, log_decay, initial_state, chunk_size, engine)
+    engine = checked_engine(engine, ENGINES)
+    check_call(q, k, v, log_decay, initial_state, chunk_size)
     for name, tensor in (("a", a), ("b", b)):
         check_shape(name, tensor, tuple(q.shape), "(batch, heads, length, key_dim)")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -207,7 +217,7 @@ def _compute(
         if definition is not None:
             return definition(queries, *others, scale=scale, initial_state=state)
         scaled = queries if scale == 1 else queries * scale
-        return chunked.in_stretches(form, (scaled, *others), state)
+        return chunked.in_segments(form, (scaled, *others), state)
 
 
 def _corrected_chunk_size(q: Tensor) -> int:

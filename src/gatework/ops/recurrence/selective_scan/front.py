@@ -8,18 +8,18 @@ from __future__ import annotations
 import functools
 import importlib
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.ops.engines import checked_engine
 from gatework.ops.recurrence import kernels as scan_kernels
 from gatework.ops.recurrence.selective_scan.operator import scan
 
-#: One way each to compute the same.
-ENGINES = ("auto", "kernels", "chunked", "mamba_ssm")
-Engine = Literal["auto", "kernels", "chunked", "mamba_ssm"]
+#: Every way to compute the scan, by the name that ``engine=`` takes.
+ENGINES = ("reference", "chunked", "chunked-torch", "chunked-numba", "mamba_ssm")
 
 #: Tokens per chunk: kernels need chunks for the backward pass alone, which recomputes one at a time.
 _KERNEL_CHUNK, _CHUNK = 64, 32
@@ -56,7 +56,7 @@ def selective_scan(
     *,
     initial_state: Float[Tensor, "batch channels states"] | None = None,
     chunk_size: int | None = None,
-    engine: Engine = "auto",
+    engine: str | None = None,
 ) -> tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch channels states"]]:
     """Run a selective state-space model over sequences, in O(length) time and memory.
 
@@ -72,9 +72,11 @@ def selective_scan(
         D: Weight of the present input in the output; none by default.
         initial_state: State before the first token, zero by default.
         chunk_size: Tokens per chunk, chosen by the engine by default.
-        engine: ``"kernels"`` (float32 on a CPU, needs numba), ``"chunked"`` (PyTorch, anywhere), ``"auto"``
-            for the first of these that can, or ``"mamba_ssm"`` (the authors' CUDA kernel where it is
-            installed; it takes no initial state, and gives the last state no gradient).
+        engine: ``"reference"`` (the definition, token by token), ``"chunked"`` (in chunks, the default;
+            ``"chunked-torch"`` with PyTorch's operators and ``"chunked-numba"`` with kernels compiled for
+            float32 on a CPU, which it chooses between), or
+            ``"mamba_ssm"`` (the authors' CUDA kernel where it is installed; it takes no initial state, and
+            gives the last state no gradient).
 
     Returns:
         The outputs in the dtype of ``x``, and the state after the last token in the dtype it was computed in.
@@ -82,17 +84,23 @@ def selective_scan(
     Raises:
         ValueError: If shapes do not match, or the engine is unknown or cannot do what is asked for.
     """
+    engine = checked_engine(engine, ENGINES)
     _check_shapes(x, dt, A, B, C, D, initial_state)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     dtype = functools.reduce(torch.promote_types, (t.dtype for t in (x, dt, A, B, C)), torch.float32)
-    use_kernels = _uses_kernels(engine, x.device, dtype)
+    use_kernels = scan_kernels.are_used(engine, x.device, dtype)
     with torch.autocast(x.device.type, enabled=False):
         if engine == "mamba_ssm":
             return _mamba_ssm_scan(x, dt, A, B, C, D, initial_state)
         if initial_state is None:
             initial_state = x.new_zeros(x.shape[0], *A.shape)
         tensors = [tensor.to(dtype) for tensor in (x, dt, A, B, C, initial_state)]
+        if engine == "reference":
+            inputs, steps, rates, b, c, state = tensors
+            skip = None if D is None else D.to(dtype)
+            y, state = selective_scan_reference(inputs, steps, rates, b, c, skip, initial_state=state)
+            return y.to(x.dtype), state
         size = chunk_size or (_KERNEL_CHUNK if use_kernels else _CHUNK)
         y, state = scan(*tensors, chunk_size=size, use_kernels=use_kernels)
         if D is not None:
@@ -118,15 +126,6 @@ def selective_scan_step(
     if D is not None:
         y = y + D.to(dtype) * inputs
     return y.to(x.dtype), state
-
-
-def _uses_kernels(engine: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the numba kernels are to compute; refuse an engine that cannot."""
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    if engine not in ("auto", "kernels"):
-        return False
-    return scan_kernels.can_run(device, dtype, required=engine == "kernels")
 
 
 def _check_shapes(

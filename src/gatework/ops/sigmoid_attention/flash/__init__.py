@@ -173,7 +173,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tensor:
     mutates_args=(),
     device_types=("cpu", "cuda"),
     schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor row_bias, Tensor? pair_bias, Tensor? slopes, "
-    "Tensor[] lists, Tensor[] key_lists, SymInt query_offset, float scale, bool of_rows) -> Tensor[]",
+    "Tensor[] lists, Tensor[] key_lists, SymInt query_offset, float scale, bool needs_row_grad) -> Tensor[]",
 )
 def _backward_op(
     grad: Tensor,
@@ -187,14 +187,16 @@ def _backward_op(
     key_lists: list[Tensor],
     query_offset: int,
     scale: float,
-    of_rows: bool,
+    needs_row_grad: bool,
 ) -> list[Tensor]:
     if _is_empty(q, k):
-        rows = [row_bias.new_zeros(q.shape[:3])] if of_rows else []
+        rows = [row_bias.new_zeros(q.shape[:3])] if needs_row_grad else []
         return [part.new_zeros(part.shape) for part in (q, k, v)] + rows
     scores = launch.scoring(row_bias, pair_bias, slopes, query_offset, scale)
     size = launch.tiles(q.shape[3], v.shape[3], q.dtype)
-    grads, calls = launch.backward(q, k, v, grad, scores, lists, key_lists, size, of_rows=of_rows)
+    grads, calls = launch.backward(
+        q, k, v, grad, scores, lists, key_lists, size, needs_row_grad=needs_row_grad
+    )
     for call in calls:
         call.run()
     return grads
@@ -215,11 +217,13 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     tensors, lists = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
     both_lists = list(lists[: ctx.counts[0]]), list(lists[ctx.counts[0] :])
-    of_rows = bool(ctx.needs_input_grad[3])
-    grads: list[Tensor] = _backward_op(grad, *tensors, *both_lists, ctx.query_offset, ctx.scale, of_rows)
-    of_bias = grads.pop().sum_to_size(tensors[3].shape) if of_rows else None
-    of_lists = ([None] * count for count in ctx.counts)
-    return (*grads, of_bias, None, None, *of_lists, None, None)
+    needs_row_grad = bool(ctx.needs_input_grad[3])
+    grads: list[Tensor] = _backward_op(
+        grad, *tensors, *both_lists, ctx.query_offset, ctx.scale, needs_row_grad
+    )
+    grad_bias = grads.pop().sum_to_size(tensors[3].shape) if needs_row_grad else None
+    no_lists = ([None] * count for count in ctx.counts)
+    return (*grads, grad_bias, None, None, *no_lists, None, None)
 
 
 _forward_op.register_autograd(_backward, setup_context=_keep_for_backward)

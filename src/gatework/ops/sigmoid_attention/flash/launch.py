@@ -132,23 +132,23 @@ def backward(
     key_lists: Sequence[Tensor],
     size: Tiles,
     *,
-    of_rows: bool,
+    needs_row_grad: bool,
 ) -> tuple[list[Tensor], list[Call]]:
     """Return memory for gradients, and the calls that compute them.
 
     The gradients are those of q, k and v and, if asked for, of what is added to each row of scores.
     """
     grads = [part.new_empty(part.shape) for part in (q, k, v)]
-    rows = [q.new_empty(q.shape[:3], dtype=torch.float32)] if of_rows else []
+    rows = [q.new_empty(q.shape[:3], dtype=torch.float32)] if needs_row_grad else []
     inputs = tuple(map(strided, (q, k, v, grad)))
     grad_q, grad_k, grad_v = map(strided, grads)
     sizes = _sizes(q, k)
-    of_queries = (*inputs, grad_q, rows[0] if rows else None, scores, _listed(lists), sizes)
-    of_keys = (*inputs, grad_k, grad_v, scores, _listed(key_lists), sizes)
+    query_arguments = (*inputs, grad_q, rows[0] if rows else None, scores, _listed(lists), sizes)
+    key_arguments = (*inputs, grad_k, grad_v, scores, _listed(key_lists), sizes)
     tile, other = size.backward_queries, size.backward_keys
     return [*grads, *rows], [
-        Call("backward_queries", _blocks(q, tile.rows), of_queries, _options(q, v, tile)),
-        Call("backward_keys", _blocks(k, other.columns), of_keys, _options(q, v, other)),
+        Call("backward_queries", _blocks(q, tile.rows), query_arguments, _options(q, v, tile)),
+        Call("backward_keys", _blocks(k, other.columns), key_arguments, _options(q, v, other)),
     ]
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gatework.data.ar_slices import BigramCounts, SliceScores, ar_hits, gap_share
+from tests.golden.arguments import official
 from tests.golden.case import Adapter, Case
 
 SLICES = ("overall", "ar_hits", "other")
@@ -18,8 +19,9 @@ def repeated_tokens(tokens: Tensor) -> Tensor:
 
 def ar_slices(case: Case) -> dict[str, Tensor]:
     tokens = case.inputs["tokens"]
+    a = official("AR slices", case.kwargs, max_train_count=1250)
     counts = BigramCounts.from_table(case.inputs["train_bigram_counts"].numpy())
-    hits = ar_hits(tokens, counts, max_train_count=case.kwargs["max_train_count"])
+    hits = ar_hits(tokens, counts, max_train_count=a["max_train_count"])
     labelled = torch.ones_like(hits)
     labelled[:, :1] = False
     outputs = {"ar_hit_mask": hits, "repeated_token_mask": repeated_tokens(tokens)}

@@ -11,9 +11,14 @@ from torch import Tensor
 from gatework import masks
 from gatework.masks import BlockSparse, Mask, Slices
 from gatework.ops import attention
+from tests.golden.arguments import REQUIRED, official, only
 from tests.golden.case import Adapter, Case
 
 Factors = Mapping[str, Any]
+
+#: Factors that some masks are drawn with, and what else the generator says of each.
+FACTORS = {"cu_seqlens": None, "prefix_length": None, "window_size": None, "block_size": None}
+SAID = {"area_mask": None, "area_ranges": None, "routes_agree": None, "range_flops_fwd": None}
 
 #: Our mask for the factors that the authors' generator drew, by their names of the masks.
 STATIC: dict[str, Callable[[Factors], Mask]] = {
@@ -50,15 +55,21 @@ def with_sum(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def static_masks(case: Case) -> dict[str, Tensor]:
+    # The others drew the factors, which are given.
+    drawn = {"seed": None, "window": None, "distribution": None, "block_size": None}
+    a = official("MaskIterator", case.kwargs, total_seqlen=REQUIRED, masks=REQUIRED, **drawn)
     outputs: dict[str, Tensor] = {}
-    size = case.kwargs["total_seqlen"]
-    for name, factors in case.kwargs["masks"].items():
+    size = a["total_seqlen"]
+    for name, factors in a["masks"].items():
+        if name not in STATIC:
+            raise NotImplementedError(f"the mask {name!r} is not here, only {', '.join(STATIC)}")
+        factors = official(f"the mask {name}", factors, **FACTORS, **SAID)
         mask = STATIC[name](factors)
         slices = Slices.from_ranges(
             *(case.inputs[f"{name}/{part}"] for part in ("q_ranges", "k_ranges", "range_types"))
         )
-        assert mask.count(size, size) == factors["area_mask"]
-        assert slices.count(size, size) == factors["area_ranges"]
+        for area, ours in (("area_mask", mask), ("area_ranges", slices)):
+            assert factors[area] in (None, ours.count(size, size)), f"{name}: {area}"
         outputs |= attended(case, name, mask)
         outputs[f"{name}/mask"] = mask.to_dense(size, size)
         outputs[f"{name}/mask_ranges"] = slices.to_dense(size, size)
@@ -66,10 +77,26 @@ def static_masks(case: Case) -> dict[str, Tensor]:
 
 
 def block_sparse(case: Case) -> dict[str, Tensor]:
-    given, factors = case.inputs, case.kwargs
-    size, block = factors["seqlen"], factors["seqlen"] // factors["num_blocks"]
+    given = case.inputs
+    # The last one drew the sizes of blocks, which are given; the heads are those of the inputs.
+    heads = {"num_q_heads": given["q"].shape[1], "num_kv_heads": given["k"].shape[1]}
+    a = official(
+        "block_sparse",
+        case.kwargs,
+        seqlen=REQUIRED,
+        num_blocks=REQUIRED,
+        sparsity_ratio=REQUIRED,
+        head_dim=given["q"].shape[3],
+        min_block=None,
+        **heads,
+    )
+    only("block_sparse", a, head_dim=given["q"].shape[3], **heads)
+    size, number = a["seqlen"], a["num_blocks"]
+    if size % number:
+        raise NotImplementedError(f"block_sparse: num_blocks={number} must divide seqlen={size}")
+    block = size // number
     scores = given["scores"].detach()
-    uniform = BlockSparse.from_scores(scores, factors["sparsity_ratio"], block)
+    uniform = BlockSparse.from_scores(scores, a["sparsity_ratio"], block)
     block_map = uniform.blocks.tensor
     by_query, by_key = (
         BlockSparse.from_indices(
@@ -95,3 +122,6 @@ ADAPTERS: dict[str, Adapter] = {
     "longca_bench/StaticMasks": static_masks,
     "longca_bench/BlockSparse": block_sparse,
 }
+
+#: What the authors' cases have and this library does not.
+NOT_HERE = {"longca_bench/ContextParallelSharding": "attention across processes is not here yet"}
