@@ -33,6 +33,8 @@ FOLDER_FILES = (
 ENTRIES = ("state_dict", "model_state_dict", "model", "module", "state_dict_ema", "model_ema", "ema")
 
 _INDEX = ".index.json"
+#: Where the types torch.FloatTensor, torch.cuda.HalfTensor, … are.
+_OLD_TENSORS = ("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse")
 _MOST_HEADER_BYTES = 16 * 2**20  # of safetensors: more than 100,000 tensors
 _MOST_NAME = 1000
 _MOST_WRAPPERS = 4
@@ -258,10 +260,10 @@ def _operations(file: Any) -> Iterator[tuple[str, Any]]:
     """
     for operation, argument, _ in pickletools.genops(file):
         if isinstance(argument, str):
-            kind = argument.split(" ")[-1]
+            module, _, kind = argument.rpartition(" ")
             # torch.Tensor itself is in honest files, as the type of tensors with attributes; one that is made
             # by its size takes no memory before it is written to, and _check_sizes refuses it.
-            old_tensor = operation.name == "GLOBAL" and kind.endswith("Tensor") and argument != "torch Tensor"
+            old_tensor = module in _OLD_TENSORS and kind.endswith("Tensor") and argument != "torch Tensor"
             if kind == "bytearray" or old_tensor:
                 raise ValueError(f"it makes a {kind}, which no weights need")
         yield operation.name, argument
