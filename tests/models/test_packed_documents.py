@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from gatework.data.segment import TokenBatch
 from gatework.layers.sequence import packed_documents
 from gatework.study.flops import step_cost
+from gatework.tasks.next_token import NextTokenModule
+from gatework.tasks.task import Training
 from tests.layers.sequence.test_packed_documents import SEQ_IDX
 from tests.models.test_decoder import MIXERS, every_mixer, tiny, tokens
 
@@ -136,7 +138,7 @@ def test_only_pairs_of_one_document_are_counted():
     model = tiny([{"name": "attention"}], hidden_size=16)
     x = tokens(2, 512)
     costs = [
-        step_cost(model, TokenBatch(x, x, [], seq_idx))
+        step_cost(NextTokenModule(model, Training(), 0.1), TokenBatch(x, x, [], seq_idx))
         for seq_idx in (None, torch.arange(512).expand(2, -1) // 256)
     ]
     assert costs[1].flops < 0.75 * costs[0].flops
