@@ -231,6 +231,23 @@ def test_a_plugin_with_half_a_task_is_named(folder, capsys):
 
 
 @pytest.mark.bad_input
+def test_a_module_without_a_part_is_named_before_anything_is_trained(folder, capsys):
+    (folder / "mute_tasks.py").write_text(
+        "import gatework, my_tasks\n"
+        "class Mute(my_tasks.TaskModule):\n"
+        "    def loss(self, batch):\n        return self.model(batch[0]).sum()\n"
+        "class MuteTask(my_tasks.DigitsTask):\n"
+        "    def module(self, model, training, learning_rate):\n"
+        "        return Mute(model, training, learning_rate)\n"
+        "gatework.register_task('mute', MuteTask)\n"
+    )
+    words = ["compare", "mute", "--plugin=mute_tasks", "--models=[test_convnext]", "--output=wrong"]
+    assert main([*words, "--workers=1"]) == 2
+    assert "Mute, the module of MuteTask, lacks score" in capsys.readouterr().err
+    assert not (folder / "wrong").exists()
+
+
+@pytest.mark.bad_input
 def test_options_of_another_task_are_refused_by_name(folder, capsys):
     assert main(["predict", "--task=digits", "--plugin=my_tasks", "--prompt=x"]) == 2
     assert "--prompt is an option of task 'text', and this is task 'digits'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -147,12 +148,16 @@ def check_runs(runs: Sequence[RunSpec]) -> None:
     """
     import torch
 
+    from gatework.tasks.module import make_module
+
     for run in {replace(run, seed=0, learning_rate=1.0).run_id: run for run in runs}.values():
         try:
-            Training.of(run.training)
+            training = Training.of(run.training)
             task = create_task(run.task, run.setting)
             with torch.device("meta"):
-                task.build_model(model_options(task, run))
+                model = task.build_model(model_options(task, run))
+            with suppress(RuntimeError):  # of a module that looks at weights, which are not there
+                make_module(task, model, training, run.learning_rate)
         except Exception as error:
             # Models come from any library, which refuses what it cannot build by any kind of error.
             kind = TypeError if isinstance(error, TypeError) else ValueError

@@ -69,8 +69,12 @@ class TaskModule(LightningModule):
         raise NotImplementedError
 
     def predictions(self, batch: Any) -> list[dict[str, Any]]:
-        """Return what ``gatework predict`` writes of each example of a batch: one JSON object each."""
-        raise NotImplementedError(f"{type(self).__name__} has no predictions")
+        """Return what ``gatework predict`` writes of each example of a batch: one JSON object each.
+
+        Raises:
+            TypeError: If the task has none.
+        """
+        raise TypeError(f"{type(self).__name__} has no predictions: give it that method")
 
     def quality(self) -> float:
         """Return the task's headline number of the last validation or test pass."""
@@ -184,7 +188,7 @@ def make_module(task: Task, model: nn.Module, training: Training, learning_rate:
     """Return the module with which a task trains a model.
 
     Raises:
-        TypeError: If what the task returns is no :class:`TaskModule`.
+        TypeError: If what the task returns is no :class:`TaskModule`, or one that lacks a part.
     """
     module: Any = task.module(model, training, learning_rate)
     if not isinstance(module, TaskModule):
@@ -192,6 +196,10 @@ def make_module(task: Task, model: nn.Module, training: Training, learning_rate:
             f"module of {type(task).__name__} must return a gatework.tasks.module.TaskModule, "
             f"got {type(module).__name__}"
         )
+    kind = type(module)
+    for part, whole in (("loss", "training_step"), ("score", "validation_step"), ("summarise", "_end_pass")):
+        if all(getattr(kind, name) is getattr(TaskModule, name) for name in (part, whole)):
+            raise TypeError(f"{kind.__name__}, the module of {type(task).__name__}, lacks {part}")
     return module
 
 
