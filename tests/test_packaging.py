@@ -92,9 +92,18 @@ def test_command_outside_the_checkout(outside):
     assert not missing, f"`gatework list` does not name {missing}"
 
 
+def test_pages_are_written_from_a_zipped_package(wheel: Path, tmp_path: Path):
+    program = (
+        "import gatework; from gatework.bench.gna import gna; gna(output='page'); print(gatework.__file__)"
+    )
+    where = run(sys.executable, "-c", program, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(wheel)})
+    assert where.strip().startswith(str(wheel))
+    assert "<!doctype html>" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+
+
 def test_entry_point(installed: Path):
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
-    assert "gatework = gatework.cli:main" in entry_points.read_text()
+    assert "gatework = gatework.__main__:main" in entry_points.read_text()
 
 
 def test_citation_names_this_version():

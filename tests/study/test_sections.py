@@ -35,7 +35,8 @@ class Weather(Section):
 
     def html(self):
         caption, notes = "Clouds over <every> cell.", ["It rained."]
-        return figure_html("weather", "How was the weather?", caption, notes=notes)
+        figure = figure_html("weather", "How was the weather?", caption, notes=notes)
+        return "<p id='sky'>Sky &amp; land</p>" + figure
 
     def data(self):
         return {"clouds": [index / 10 for index, _ in enumerate(self.summary.cells)]}
@@ -186,6 +187,7 @@ def test_a_plugin_brings_a_section_to_the_page(directory, visit):
     page = visit(write_report(directory))
     order = page.locator("section.figure").evaluate_all("(nodes) => nodes.map((node) => node.id)")
     assert order[:3] == ["figure-quality", "figure-weather", "figure-cost"]
+    expect(page.locator("#sky")).to_have_text("Sky & land")
     figure = page.locator("#figure-weather")
     expect(figure.locator(".caption").first).to_have_text("Clouds over <every> cell.")
     expect(figure.locator(".notes")).to_have_text("It rained.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import median
 from typing import NamedTuple
+
+import numpy as np
 
 #: Most turns, however short a call is.
 MOST_TURNS = 1000
@@ -59,13 +60,5 @@ def take_turns(
 
 def summarise(seconds: list[float]) -> Timing:
     """Return the median and the quantiles of at least one measurement."""
-    ordered = sorted(seconds)
-    return Timing(median(ordered), quantile(ordered, LOW), quantile(ordered, HIGH), len(ordered))
-
-
-def quantile(ordered: list[float], share: float) -> float:
-    """Return a quantile of sorted values, linear between the two nearest."""
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    low, median, high = np.quantile(seconds, (LOW, 0.5, HIGH)).tolist()
+    return Timing(median, low, high, len(seconds))

@@ -1,13 +1,14 @@
-"""What a block does to the channels of each token, and how it drops a whole branch while training."""
+"""What a block does to the channels of each token."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from gatework.checks import check_sizes
 
 
 class MLP(nn.Module):
@@ -25,6 +26,7 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
+        check_sizes(dim=dim, hidden_dim=hidden_dim)
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
@@ -49,6 +51,7 @@ class GLU(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
+        check_sizes(dim=dim, hidden_dim=hidden_dim)
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(dim, hidden_dim)
         self.fc3 = nn.Linear(hidden_dim, dim)
@@ -57,22 +60,3 @@ class GLU(nn.Module):
         """Mix the channels of each token."""
         y: Tensor = self.fc3(self.fc1(x) * F.gelu(self.fc2(x)))
         return y
-
-
-class DropPath(nn.Module):
-    """Drop a whole branch, per sequence, with probability ``p`` while training (arXiv:1603.09382).
-
-    Args:
-        p: The probability.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        """Zero the branch of some sequences and scale that of the others."""
-        if not self.training or self.p == 0:
-            return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.p
-        return x * keep.to(x.dtype) / (1 - self.p)

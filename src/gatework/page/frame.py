@@ -1,20 +1,21 @@
-"""The frame that all pages share: style, scripts, policy, and parts put together to one document.
+"""The frame that all pages share: templates, style, scripts, policy, put together to one document.
 
 A page is complete in itself and loads nothing: its content security policy allows no network, and runs only
-the scripts whose hashes it names.
+the scripts whose hashes it names. Its HTML is in templates, of Jinja, which write every value as text; the
+few that are HTML or scripts of ours are marked there as ``safe``.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gatework._version import __version__
 from gatework.files import write_atomically
@@ -33,102 +34,93 @@ def write_page(path: Path, page: str) -> None:
 
 
 def assemble_page(
-    package: str,
+    template: str,
+    words: Mapping[str, Any],
     *,
     title: str,
     eyebrow: str,
-    header: str,
-    figures: str,
     data: Mapping[str, Any],
     scripts: Sequence[str],
     series: str,
-    table: tuple[str, str, str] | None = None,
     sections: Sequence[str] = (),
 ) -> str:
     """Put a page together: the frame that all pages share, and one page's own parts.
 
     Args:
-        package: Package whose folder ``page`` holds the page's own parts, such as ``"gatework.study"``.
-        title: Title of the document, as text.
-        eyebrow: The line above its heading, as text.
-        header: HTML above the figures.
-        figures: HTML of the figures.
+        template: The page's own template, which extends ``page/assets/shell.html``.
+        words: What that template needs, and the head of every page: ``heading``, the ``answer`` in sentences,
+            ``counts`` (triples of a class or None, a number, and what there are so many of) and ``protocol``.
+        title: Title of the document.
+        eyebrow: The line above its heading.
         data: The one JSON value that the scripts draw; its ``series`` are what the legend lists.
         scripts: The page's own scripts, after those that all pages share.
         series: What the series are, in the plural, such as ``"engines"``.
-        table: Arguments of :func:`table_html`, for the table below the figures; None if it is among them.
         sections: Texts of scripts that follow, each with names of its own.
+
+    Templates and scripts are named by their paths in the package, such as ``"study/page/axes.js"``.
     """
     # Imported here: it is large, and only a page needs it.
     from plotly.offline import get_plotlyjs
 
     plotly = get_plotlyjs()
-    parts = [*map(_shared_file, _SHARED_SCRIPTS), *(_own_file(package, name) for name in scripts)]
+    names = [*(f"page/assets/{name}" for name in _SHARED_SCRIPTS), *scripts]
     # What is declared in a block is not seen outside of it, in strict mode, which the first script sets.
-    script = "\n".join([*parts, *(f"{{\n{text}\n}}" for text in sections)])
-    texts = {"title": title, "eyebrow": eyebrow, "version": __version__}
-    texts |= {"series": series, "Series": series.capitalize()}
-    return Template(_shared_file("shell.html")).substitute(
-        {name: escape(text) for name, text in texts.items()},
-        policy=_policy(plotly, script),
-        style=_style(),
-        header=header,
-        figures=figures if table is None else f"{figures}\n{table_html(*table)}",
-        data=embed_json(data),
-        plotly=plotly,
-        script=script,
-    )
+    script = "\n".join([*map(_read, names), *(f"{{\n{text}\n}}" for text in sections)])
+    frame = {
+        "title": title,
+        "eyebrow": eyebrow,
+        "version": __version__,
+        "series": series,
+        "policy": _policy(plotly, script),
+        "style": _style(),
+        "data": data,
+        "plotly": plotly,
+        "script": script,
+    }
+    return fill_template(template, {**words, **frame})
 
 
-def fill_template(package: str, name: str, words: Mapping[str, str]) -> str:
-    """Return a part of a page, from the folder ``page`` of ``package``, with its words filled in as HTML."""
-    return Template(_own_file(package, name)).substitute(words)
-
-
-def table_html(title: str, caption: str, hint: str) -> str:
-    """Return the place of the page's one table, which ``table.js`` fills.
+def fill_template(name: str, words: Mapping[str, Any]) -> str:
+    """Return a page or a part of one, as HTML.
 
     Args:
-        title: Its heading, as text.
-        caption: What it shows, as text.
-        hint: What stands in its empty filter, as text.
+        name: Path of the template in the package, such as ``"study/page/figure.html"``.
+        words: What it needs. Every value becomes text.
     """
-    words = {"title": title, "caption": caption, "hint": hint}
-    return Template(_shared_file("table.html")).substitute({name: escape(words[name]) for name in words})
+    return _environment().get_template(name).render(words)
 
 
-def list_html(items: Iterable[str]) -> str:
-    """Write texts as the items of a list."""
-    return "".join(f"<li>{escape(item)}</li>" for item in items)
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("gatework", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # The filter that writes JSON for a <script> element leaves no "<", ">" or "&" in it.
+    environment.policies["json.dumps_kwargs"] = {
+        "ensure_ascii": False,
+        "allow_nan": False,
+        "separators": (",", ":"),
+    }
+    return environment
 
 
-def protocol_html(lines: Mapping[str, str]) -> str:
-    """Write what was held equal, chosen and reported, a term and a sentence each."""
-    return "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in lines.items())
-
-
-def embed_json(value: Any) -> str:
-    """Write JSON that is inert inside a ``<script>`` element: no ``<``, ``>`` or ``&`` remains in it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _shared_file(name: str) -> str:
-    return (files("gatework.page") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _own_file(package: str, name: str) -> str:
-    return (files(package) / "page" / name).read_text(encoding="utf-8")
+def _read(name: str) -> str:
+    """The text of a file of the package."""
+    return files("gatework").joinpath(*name.split("/")).read_text(encoding="utf-8")
 
 
 def _style() -> str:
     """The style sheet: dark if the reader chose it, or if the system is dark and the reader chose nothing."""
-    dark = _shared_file("dark.css")
+    dark = _read("page/assets/dark.css")
     rules = (
         f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{\n{dark}}} }}\n'
         f':root[data-theme="dark"] {{\n{dark}}}'
     )
-    return _shared_file("report.css").replace("/*dark*/", rules)
+    return _read("page/assets/report.css").replace("/*dark*/", rules)
 
 
 def _policy(*scripts: str) -> str:

@@ -6,7 +6,6 @@ Vision models are timm models: their names are registered with timm, and made by
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +13,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from gatework.checks import suggestion
 from gatework.registry.plugins import load_entry_points
-from gatework.registry.suggestions import suggestion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,11 +54,7 @@ class ModelEntry:
     options: tuple[tuple[str, Any], ...] = ()
 
     def load(self) -> Callable[..., nn.Module]:
-        """Import and return the function that makes it.
-
-        Raises:
-            ValueError: If it is a vision model, and timm is not installed.
-        """
+        """Import and return the function that makes it."""
         if self.target is None:
             return _timm_factory(self.name)
         if not isinstance(self.target, str):
@@ -136,7 +131,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
     """Make the model ``name``, with random weights unless its options say otherwise.
 
     Args:
-        name: One of :func:`list_models`, or a model of timm (extra ``vision``).
+        name: One of :func:`list_models`, or a model of timm.
         **options: Options of that model: for language models those of
             :class:`~gatework.models.language.decoder.GateworkConfig`, for vision models those of
             ``timm.create_model``.
@@ -188,20 +183,17 @@ def register_model(
     _OWN_MODELS[name] = replace(entry, parameters=parameters, macs=macs, license=license)
 
 
-def _is_timm_model(name: str) -> bool:
-    """Whether timm is installed and knows the name; with a tag behind a dot, it is that of the weights."""
-    if not isinstance(name, str) or importlib.util.find_spec("timm") is None:
+def _is_timm_model(name: Any) -> bool:
+    """Whether timm knows the name; with a tag behind a dot, it is that of the weights."""
+    if not isinstance(name, str):
         return False
+    # Imported here: it takes seconds, and only a name that is not ours needs it.
     import timm
 
     return bool(timm.is_model(name.partition(".")[0]))
 
 
 def _timm_factory(name: str) -> Callable[..., nn.Module]:
-    if importlib.util.find_spec("timm") is None:
-        raise ValueError(
-            f"model {name!r} needs timm, which the extra installs: pip install 'gatework[vision]'"
-        )
     import timm
 
     def make(**options: Any) -> nn.Module:

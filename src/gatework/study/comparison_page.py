@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from gatework.page.frame import assemble_page, fill_template, list_html, protocol_html, write_page
+from gatework.files import check_file
+from gatework.page.frame import assemble_page, write_page
 from gatework.page.quantities import (
     NOT_MEASURED,
     capitalised,
@@ -31,8 +31,7 @@ from gatework.study.sections import sections_of
 from gatework.study.summary import Cell, Spread, Summary
 
 COMPARISON_FILE = "comparison.html"
-_PACKAGE = "gatework.study"
-_SCRIPTS = ("axes.js", "comparison.js")
+_SCRIPTS = ("study/page/axes.js", "study/page/comparison.js")
 #: What a verdict says of study A, in the table and in the counts.
 _VERDICT_TEXTS = {
     "better": "A better",
@@ -60,8 +59,10 @@ def write_comparison(directory: Path, against: Path, output: Path | None = None)
         FileError: If a directory holds no valid study, one of its files is broken, the studies are of
             different tasks or qualities, or the page cannot be written.
     """
-    comparison = compare_studies(read_summary(directory), read_summary(against))
     path = directory / COMPARISON_FILE if output is None else output
+    if output is not None:
+        check_file("output", path)
+    comparison = compare_studies(read_summary(directory), read_summary(against))
     write_page(path, render_comparison(comparison))
     return path
 
@@ -72,52 +73,37 @@ def render_comparison(comparison: Comparison) -> str:
     declared = comparison.study.declared
     title = one.title if one.title == two.title else f"{one.title} / {two.title}"
     return assemble_page(
-        _PACKAGE,
+        "study/page/comparison.html",
+        _words(comparison, title),
         title=f"{title}: A against B",
         eyebrow=f"{one.task} · two studies compared · A: {one.name} · B: {two.name}",
-        header=fill_template(_PACKAGE, "comparison_header.html", _header_words(comparison, title)),
-        figures=fill_template(_PACKAGE, "comparison_figures.html", _figure_words(comparison)),
-        table=(
-            "Every common cell",
-            "In brackets: the range over all pairs of seeds. Ratios are A over B. A row unfolds to what both "
-            f"studies know of it, and to what differs in their specifications; {declared.candidates.plural} "
-            "that the legend hides are left out.",
-            f"{declared.candidates.name}, setting, verdict …",
-        ),
         data=comparison_data(comparison),
         scripts=_SCRIPTS,
         series=declared.candidates.plural,
     )
 
 
-def _header_words(comparison: Comparison, title: str) -> dict[str, str]:
-    first, *others = _answer(comparison)
-    return {
-        "title": escape(title),
-        "answer": " ".join([f"<strong>{escape(first)}</strong>", *map(escape, others)]),
-        "counts": _counts_html(comparison),
-        "protocol": protocol_html(_protocol(comparison)),
-        "only": list_html(
-            [
-                *_only("A", comparison.study, comparison.only_study),
-                *_only("B", comparison.baseline, comparison.only_baseline),
-            ]
-        ),
-    }
-
-
-def _figure_words(comparison: Comparison) -> dict[str, str]:
+def _words(comparison: Comparison, title: str) -> dict[str, Any]:
     quality, declared = comparison.study.quality, comparison.study.declared
-    texts = {
+    return {
+        "heading": title,
+        "answer": _answer(comparison),
+        "counts": _counts(comparison),
+        "protocol": _protocol(comparison),
+        "only": [
+            *_only("A", comparison.study, comparison.only_study),
+            *_only("B", comparison.baseline, comparison.only_baseline),
+        ],
         "candidate": declared.candidates.name,
+        "candidates": declared.candidates.plural,
         "size": declared.sizes.name,
         "sizes": declared.sizes.plural,
         "quality": quality.name,
-        "Quality": capitalised(quality.name),
+        "capital_quality": capitalised(quality.name),
         "better": "above" if quality.better == "higher" else "below",
         "side": "right" if quality.better == "higher" else "left",
+        "changes": _changes(comparison),
     }
-    return {name: escape(text) for name, text in texts.items()} | {"changes": _changes_html(comparison)}
 
 
 def comparison_data(comparison: Comparison) -> dict[str, Any]:
@@ -262,15 +248,14 @@ def _costs_sentence(comparison: Comparison) -> list[str]:
     return [f"Costs of A over those of B, at the median: {', '.join(known)}."] if known else []
 
 
-def _counts_html(comparison: Comparison) -> str:
+def _counts(comparison: Comparison) -> list[tuple[str | None, int, str]]:
+    """How many common cells there are, and every verdict that is not zero."""
     number = len(comparison.pairs)
-    items = [f"<li><b>{number}</b> common cell{'s' * (number != 1)}</li>"]
-    items += [
-        f'<li class="{verdict.replace(" ", "-")}"><b>{count}</b> {escape(_VERDICT_TEXTS[verdict])}</li>'
+    counts = [
+        (verdict.replace(" ", "-"), comparison.count(verdict), _VERDICT_TEXTS[verdict])
         for verdict in VERDICTS
-        if (count := comparison.count(verdict))
     ]
-    return "".join(items)
+    return [(None, number, "common cell" + "s" * (number != 1)), *(found for found in counts if found[1])]
 
 
 def _protocol(comparison: Comparison) -> dict[str, str]:
@@ -295,8 +280,8 @@ def _study_text(summary: Summary) -> str:
     )
 
 
-def _changes_html(comparison: Comparison) -> str:
-    """Table rows of what differs: the studies as a whole, then the specifications of common cells."""
+def _changes(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+    """What differs, a row each: the studies as a whole, then the specifications of common cells."""
     rows = []
     one, two = comparison.study, comparison.baseline
     for name, mine, other in (
@@ -317,13 +302,7 @@ def _changes_html(comparison: Comparison) -> str:
         )
         for change in comparison.changes
     ]
-    if not rows:
-        return '<tr><th scope="row">nothing</th><td colspan="3">The specifications are the same.</td></tr>'
-    return "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(mine)}</td><td>{escape(other)}</td>'
-        f"<td>{escape(where)}</td></tr>"
-        for name, mine, other, where in rows
-    )
+    return rows
 
 
 def _only(label: str, summary: Summary, cells: Sequence[Cell]) -> list[str]:

@@ -69,11 +69,10 @@ def _last_quarter(curve: Curve) -> tuple[float, float] | None:
     steps = sorted(known)
     if len(steps) < 2 or steps[0] > LATE * steps[-1]:
         return None
-    at = LATE * steps[-1]
-    above = next(step for step in steps if step >= at)
-    below = max(step for step in steps if step <= at)
-    weight = (at - below) / (above - below) if above > below else 0.0
-    return known[below] + weight * (known[above] - known[below]), known[steps[-1]]
+    import numpy as np  # what only reads a study does without it
+
+    qualities = [known[step] for step in steps]
+    return float(np.interp(LATE * steps[-1], steps, qualities)), qualities[-1]
 
 
 def _is_known(point: Mapping[str, Any]) -> bool:

@@ -1,32 +1,31 @@
 """The report of a study: one self-contained page, ``report.html``, that opens anywhere without a network.
 
-The page is a head with the answer, written here, and sections (:mod:`gatework.study.sections`). Their words
-are HTML; figures and the table are drawn by the page's own scripts from one embedded JSON value. Nothing that
-comes from a file reaches the page unescaped.
+The page is a head with the answer, put together here, and sections (:mod:`gatework.study.sections`). Figures
+and the table are drawn by the page's own scripts from one embedded JSON value. Whatever comes from a file is
+text on the page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from gatework.page.frame import assemble_page, fill_template, list_html, protocol_html, write_page
+from gatework.files import check_file
+from gatework.page.frame import assemble_page, write_page
 from gatework.page.quantities import FORMATS, format_quality, format_rate
-from gatework.study.answer import Answer, Pick, answer, quality_unit
+from gatework.study.answer import Pick, answer, quality_unit
 from gatework.study.companion import read_companion
 from gatework.study.page_data import environments, page_data
 from gatework.study.results import ResultStore
 from gatework.study.sections import left_out, page_sections
-from gatework.study.sections.candidates import glyph_html
 from gatework.study.sections.section import Section
 from gatework.study.spec import StudySpec
 from gatework.study.summary import STATUSES, Choice, Summary, summarise
 from gatework.tasks.declaration import ACTIVATIONS, PARAMETERS, TRAINING_FLOPS, Cost
 
 REPORT_FILE = "report.html"
-_PACKAGE = "gatework.study"
-_SCRIPTS = ("axes.js", "study.js")
+_SCRIPTS = ("study/page/axes.js", "study/page/study.js")
 # What a study may hold equal, in a word; the others are called what they are.
 _BUDGET_NAMES = {"flops": "compute", "seconds": "time"}
 
@@ -46,6 +45,8 @@ def write_report(directory: Path, output: Path | None = None) -> Path:
             be written.
     """
     path = directory / REPORT_FILE if output is None else output
+    if output is not None:
+        check_file("output", path)
     write_page(path, render_page(read_summary(directory)))
     return path
 
@@ -67,21 +68,22 @@ def render_page(summary: Summary) -> str:
     kinds = page_sections(summary.declared)
     sections = [kind(summary) for kind in kinds]
     words = {
-        "title": escape(study.title),
-        "answer": _answer_html(found),
-        "findings": _findings_html(found),
-        "picks": _picks_html(summary, found.picks),
-        "counts": _counts_html(summary),
-        "protocol": protocol_html(_protocol(summary, sections)),
-        "notes": list_html(_notes(summary)),
-        "command": escape(study.command),
+        "heading": study.title,
+        "answer": found.sentences,
+        "caveats": found.caveats,
+        "findings": found.findings,
+        "counts": _counts(summary),
+        "protocol": _protocol(summary, sections),
+        "picks": [_card(summary, pick) for pick in found.picks],
+        "notes": _notes(summary),
+        "command": study.command,
+        "sections": [section.html() for section in sections],
     }
     return assemble_page(
-        _PACKAGE,
+        "study/page/study.html",
+        words,
         title=study.title,
         eyebrow=f"{study.task} · {study.name} · {study.created[:10]}",
-        header=fill_template(_PACKAGE, "study_header.html", words),
-        figures="\n".join(section.html() for section in sections),
         data=page_data(summary, sections),
         scripts=_SCRIPTS,
         series=summary.declared.candidates.plural,
@@ -89,43 +91,16 @@ def render_page(summary: Summary) -> str:
     )
 
 
-def _answer_html(found: Answer) -> str:
-    """The paragraph: its first sentence stands out, its caveats step back."""
-    first, *others = found.sentences
-    parts = [f"<strong>{escape(first)}</strong>", *(escape(sentence) for sentence in others)]
-    if found.caveats:
-        parts.append(f'<span class="caveats">{escape(" ".join(found.caveats))}</span>')
-    return " ".join(parts)
-
-
-def _findings_html(found: Answer) -> str:
-    """A paragraph of what the sections found, if they did."""
-    if not found.findings:
-        return ""
-    first, *others = map(escape, found.findings)
-    return f'<p class="answer">{" ".join([f"<strong>{first}</strong>", *others])}</p>'
-
-
-def _picks_html(summary: Summary, picks: Sequence[Pick]) -> str:
-    """The cards of what to choose, if anything can be chosen."""
-    if not picks:
-        return ""
-    cards = "".join(_pick_html(summary, pick) for pick in picks)
-    heading = "<h2>Best, smallest, fastest</h2>"
-    return f'<section class="choices">{heading}<ul class="picks">{cards}</ul></section>'
-
-
-def _pick_html(summary: Summary, pick: Pick) -> str:
+def _card(summary: Summary, pick: Pick) -> dict[str, Any]:
     """The card of one recommended choice."""
     choice = pick.choice
-    rows = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _facts(summary, choice).items()
-    )
-    return (
-        f'<li class="pick"><p class="roles">{escape(" · ".join(pick.roles))}</p>'
-        f"<h3>{glyph_html(summary, choice.candidate)}<span>{escape(choice.candidate)}</span> "
-        f"<small>{escape(summary.declared.sizes.name)} {choice.size}</small></h3><dl>{rows}</dl></li>"
-    )
+    return {
+        "roles": pick.roles,
+        "series": summary.candidates.index(choice.candidate),
+        "candidate": choice.candidate,
+        "size": f"{summary.declared.sizes.name} {choice.size}",
+        "facts": _facts(summary, choice),
+    }
 
 
 def _facts(summary: Summary, choice: Choice) -> dict[str, str]:
@@ -149,15 +124,11 @@ def _written(choice: Choice, cost: Cost) -> str:
     return write(choice.costs[cost.key])
 
 
-def _counts_html(summary: Summary) -> str:
+def _counts(summary: Summary) -> list[tuple[str | None, int, str]]:
     """How many runs there are, and every status that is not zero."""
-    items = [f"<li><b>{len(summary.runs)}</b> run{'s' * (len(summary.runs) != 1)}</li>"]
-    items += [
-        f'<li class="{status}"><b>{count}</b> {status}</li>'
-        for status in STATUSES
-        if (count := summary.count(status))
-    ]
-    return "".join(items)
+    number = len(summary.runs)
+    counts = [(status, summary.count(status), status) for status in STATUSES]
+    return [(None, number, "run" + "s" * (number != 1)), *(found for found in counts if found[1])]
 
 
 def _notes(summary: Summary) -> list[str]:

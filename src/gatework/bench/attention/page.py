@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gatework.bench.attention.measure import STATUSES
 from gatework.bench.attention.table import row_texts
-from gatework.page.frame import assemble_page, fill_template, list_html, protocol_html
+from gatework.page.frame import assemble_page
 from gatework.page.quantities import format_bytes, format_ratio, format_seconds, log_axis
 
 if TYPE_CHECKING:
     from gatework.bench.attention.result import AttentionBench, Row
 
-_PACKAGE = "gatework.bench"
-_SCRIPTS = ("bench.js",)
+_SCRIPTS = ("bench/page/bench.js",)
 _TITLE = "Attention under a mask"
-_TABLE_CAPTION = (
-    "Time is the median, then the 20 % and 80 % quantiles. Speed-up is over attention without a mask in the "
-    "same run. A row unfolds to everything that is known of it; engines that the legend hides are left out."
-)
 _ENGINES = {
     "reference": "the definition, over all pairs",
     "dense": "PyTorch's fused attention over all pairs, with the mask",
@@ -56,24 +50,21 @@ _VALUES = (
 
 def render(bench: AttentionBench) -> str:
     """Return the page as one HTML document."""
-    first, *others = answer(bench)
-    words = {
-        "title": escape(_TITLE),
-        "answer": " ".join([f"<strong>{escape(first)}</strong>", *map(escape, others)]),
-        "counts": _counts_html(bench),
-        "protocol": protocol_html(_protocol(bench)),
-        "notes": list_html(_notes(bench)),
-        "command": escape(bench.command),
-        "masks": _masks_html(bench),
-    }
     name = _name(bench.directory)
+    words = {
+        "heading": _TITLE,
+        "answer": answer(bench),
+        "counts": _counts(bench),
+        "protocol": _protocol(bench),
+        "notes": _notes(bench),
+        "command": bench.command,
+        "masks": _masks(bench),
+    }
     return assemble_page(
-        _PACKAGE,
+        "bench/page/bench.html",
+        words,
         title=f"{_TITLE}: {name}",
         eyebrow=f"gatework bench attention · {name}",
-        header=fill_template(_PACKAGE, "bench_header.html", words),
-        figures=fill_template(_PACKAGE, "bench_figures.html", words),
-        table=("Every measurement", _TABLE_CAPTION, "mask, engine, dtype, status, reason …"),
         data=page_data(bench),
         scripts=_SCRIPTS,
         series="engines",
@@ -173,14 +164,12 @@ def _row(bench: AttentionBench, row: Row) -> dict[str, Any]:
     }
 
 
-def _counts_html(bench: AttentionBench) -> str:
+def _counts(bench: AttentionBench) -> list[tuple[str | None, int, str]]:
     """How many measurements there are, and every status that is not zero."""
-    items = [f"<li><b>{len(bench.rows)}</b> cell{'s' * (len(bench.rows) != 1)}</li>"]
-    counts = {status: bench.count(status) for status in STATUSES} | {"missing": len(bench.missing)}
-    items += [
-        f'<li class="{status}"><b>{count}</b> {status}</li>' for status, count in counts.items() if count
-    ]
-    return "".join(items)
+    number = len(bench.rows)
+    counts = [(status, bench.count(status), status) for status in STATUSES]
+    counts.append(("missing", len(bench.missing), "missing"))
+    return [(None, number, "cell" + "s" * (number != 1)), *(found for found in counts if found[1])]
 
 
 def _protocol(bench: AttentionBench) -> dict[str, str]:
@@ -216,8 +205,8 @@ def _notes(bench: AttentionBench) -> list[str]:
     return [heads, *(f"Measured with {text}." for text in made)]
 
 
-def _masks_html(bench: AttentionBench) -> str:
-    """A table row per mask: name, text, and its density at each length."""
+def _masks(bench: AttentionBench) -> list[tuple[str, str, str]]:
+    """A row per mask: name, text, and its density at each length."""
     rows = []
     for name, text in bench.plan.masks.items():
         densities = {
@@ -226,8 +215,5 @@ def _masks_html(bench: AttentionBench) -> str:
             if row["mask"] == name and row["density"] is not None
         }
         known = ", ".join(f"{length}: {density}" for length, density in densities.items())
-        rows.append(
-            f'<tr><th scope="row">{escape(name)}</th><td><code>{escape(text)}</code></td>'
-            f"<td>{escape(known or 'unknown')}</td></tr>"
-        )
-    return "".join(rows)
+        rows.append((name, text, known or "unknown"))
+    return rows

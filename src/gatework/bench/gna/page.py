@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +15,15 @@ from gatework.bench.gna.rows import REASONS, Row, searches
 from gatework.bench.gna.search import StrideSearch
 from gatework.bench.gna.simulator import Simulation, axis_rules, neighborhood
 from gatework.bench.gna.table import percent, row_texts, times
-from gatework.page.frame import assemble_page, fill_template, list_html, protocol_html
+from gatework.page.frame import assemble_page
 from gatework.page.quantities import log_axis
 
 if TYPE_CHECKING:
     from gatework.bench.gna.cases import Case
     from gatework.bench.gna.result import GnaBench
 
-_PACKAGE = "gatework.bench"
-_SCRIPTS = ("gna_figures.js", "gna.js")
+_SCRIPTS = ("bench/page/gna_figures.js", "bench/page/gna.js")
 _TITLE = "Neighbourhood attention under tiles"
-_TABLE_CAPTION = (
-    "Visited are the key tiles of the busiest tile of queries, of all; the speed-up is the inverse of that. "
-    "A row unfolds to everything that is known of it; tiles that the legend hides are left out."
-)
 #: Numbers that the page's script sorts by, saves or draws.
 _VALUES = (
     "kv_tiles",
@@ -59,29 +53,22 @@ _MOST_TILES = 256
 
 def render(bench: GnaBench) -> str:
     """Return the page as one HTML document."""
-    first, *others = answer(bench)
-    data = page_data(bench)
-    header = {
-        "title": escape(_TITLE),
-        "answer": " ".join([f"<strong>{escape(first)}</strong>", *map(escape, others)]),
-        "counts": _counts_html(bench.rows),
-        "protocol": protocol_html(_PROTOCOL),
-        "notes": list_html(_notes(bench)),
-        "command": escape(bench.command),
+    name, data = _name(bench.directory), page_data(bench)
+    words = {
+        "heading": _TITLE,
+        "answer": answer(bench),
+        "counts": _counts(bench.rows),
+        "protocol": _PROTOCOL,
+        "notes": _notes(bench),
+        "command": bench.command,
+        "has_paper": any(row["paper_end_to_end"] is not None for row in bench.rows),
+        "has_tiles": any(row["picture"] for row in data["rows"]),
     }
-    shown = {
-        "paper": any(row["paper_end_to_end"] is not None for row in bench.rows),
-        "tiles": any(row["picture"] for row in data["rows"]),
-    }
-    figures = {f"{name}_hidden": "" if is_shown else " hidden" for name, is_shown in shown.items()}
-    name = _name(bench.directory)
     return assemble_page(
-        _PACKAGE,
+        "bench/page/gna.html",
+        words,
         title=f"{_TITLE}: {name}",
         eyebrow=f"gatework bench gna · {name}",
-        header=fill_template(_PACKAGE, "gna_header.html", header),
-        figures=fill_template(_PACKAGE, "gna_figures.html", figures),
-        table=("Every simulation", _TABLE_CAPTION, "stride, window, tiles …"),
         data=data,
         scripts=_SCRIPTS,
         series="tiles",
@@ -210,10 +197,10 @@ def _picture(row: Row) -> list[dict[str, Any]] | None:
     return axes
 
 
-def _counts_html(rows: Sequence[Row]) -> str:
+def _counts(rows: Sequence[Row]) -> list[tuple[None, int, str]]:
     perfect = sum(row["is_perfect"] for row in rows)
-    items = [(len(rows), "simulation" + "s" * (len(rows) != 1)), (perfect, "perfectly block-sparse")]
-    return "".join(f"<li><b>{count}</b> {text}</li>" for count, text in items)
+    number = len(rows)
+    return [(None, number, "simulation" + "s" * (number != 1)), (None, perfect, "perfectly block-sparse")]
 
 
 _PROTOCOL = {

@@ -7,12 +7,10 @@ first, so every correlation comes with the probability that random pairs of rank
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from typing import Any
 
 from gatework.page.frame import fill_template
@@ -24,10 +22,6 @@ from gatework.study.sections.section import Section, figure_html
 from gatework.study.summary import Choice, Spread, Summary
 
 _TITLE = "Does recall predict the text gap?"
-_HOW_TO = (
-    "No recall study accompanies this one: the same command with --recall '{}', or with recall: {} in its "
-    "YAML file, trains the same mixers on recall as well."
-)
 #: Up to so many mixers, every permutation is tried.
 EXACT_UP_TO = 9
 _SAMPLES = 100_000
@@ -113,9 +107,11 @@ class Prediction:
 
         The places are by recall and by the whole gap, the smallest being first.
         """
+        from scipy.stats import rankdata
+
         pairs = self.pairs("overall")
-        by_recall = ranks([-recall for _, recall, _ in pairs])
-        by_gap = ranks([gap for _, _, gap in pairs])
+        by_recall = rankdata([-recall for _, recall, _ in pairs])
+        by_gap = rankdata([gap for _, _, gap in pairs])
         distances = [abs(one - two) for one, two in zip(by_recall, by_gap, strict=True)]
         largest = max(distances, default=0.0)
         if largest < 2:
@@ -152,8 +148,7 @@ class RecallPredictionSection(Section):
             return figure_html("prediction", _TITLE, caption, is_wide=True, finding=finding, notes=notes)
         if not text_gap(self.summary).has_slices:
             return ""
-        words = {"title": escape(_TITLE), "how": escape(_HOW_TO)}
-        return fill_template("gatework.study", "prediction_missing.html", words)
+        return fill_template("study/page/no_recall.html", {"title": _TITLE})
 
     def data(self) -> dict[str, Any] | None:
         """Return the panels and their points."""
@@ -208,49 +203,29 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
     """Return the rank correlation of two lists; None for fewer than three pairs, or if one is constant.
 
     ``rho`` is the correlation of the ranks, ``p_value`` the share of permutations of one list whose ``|rho|``
-    is no smaller: of all of them for up to :data:`EXACT_UP_TO` pairs, else of a sample with a fixed seed.
+    is no smaller: of all of them for up to :data:`EXACT_UP_TO` pairs, else of a sample with a fixed seed, to
+    which the observed order belongs, so that it is never zero.
     """
+    from scipy import stats
+
     count = len(x)
-    one, two = _centred(ranks(x)), _centred(ranks(y))
-    scale = math.sqrt(sum(value**2 for value in one) * sum(value**2 for value in two))
-    if count < 3 or scale == 0:
+    if count < 3 or len({*x}) == 1 or len({*y}) == 1:
         return None
-    product = sum(a * b for a, b in zip(one, two, strict=True))
+    # Ranks and their mean are multiples of a half, so that sums of their products are exact, and ties are.
+    one, two = (stats.rankdata(values) - (count + 1) / 2 for values in (x, y))
     exact = count <= EXACT_UP_TO
-    share = _exact_share(one, two, abs(product)) if exact else _sampled_share(one, two, abs(product))
-    return Correlation(product / scale, share, count, exact)
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """Return the rank of each value, 1 for the smallest; equal ones share the mean of their ranks."""
-    found = []
-    for value in values:
-        below, same = sum(other < value for other in values), sum(other == value for other in values)
-        found.append(below + (same + 1) / 2)
-    return found
-
-
-def _centred(values: Sequence[float]) -> list[float]:
-    mean = sum(values) / len(values) if values else 0.0
-    return [value - mean for value in values]
-
-
-def _exact_share(one: Sequence[float], two: Sequence[float], product: float) -> float:
-    """The share of all permutations whose sum of products is as far from zero."""
-    import numpy as np
-
-    orders = np.array(list(itertools.permutations(range(len(two)))), dtype=np.int8)
-    sums = np.asarray(two)[orders] @ np.asarray(one)
-    return float(np.mean(np.abs(sums) >= product - 1e-9))
-
-
-def _sampled_share(one: Sequence[float], two: Sequence[float], product: float) -> float:
-    """The same over a random sample, to which the observed order belongs, so that it is never zero."""
-    import numpy as np
-
-    generator = np.random.default_rng(0)
-    sums = generator.permuted(np.tile(np.asarray(two), (_SAMPLES, 1)), axis=1) @ np.asarray(one)
-    return float((1 + np.sum(np.abs(sums) >= product - 1e-9)) / (1 + _SAMPLES))
+    test = stats.permutation_test(
+        (one,),
+        # Up to a factor that no order changes, |rho|.
+        lambda orders, axis: abs((orders * two).sum(axis)),
+        permutation_type="pairings",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=math.inf if exact else _SAMPLES,
+        rng=0,
+    )
+    rho = stats.spearmanr(x, y).statistic
+    return Correlation(float(rho), float(test.pvalue), count, exact)
 
 
 def _no_correlation(number: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from gatework.page.frame import table_html
+from gatework.page.frame import fill_template
 from gatework.page.quantities import (
     FORMATS,
     format_count,
@@ -35,13 +35,9 @@ class RunsSection(Section):
 
     def html(self) -> str:
         """Return the place of the table."""
-        declared = self.summary.declared
-        caption = (
-            "Quality and loss are of test data. A row unfolds to the run's validation numbers, its full "
-            f"specification and the command behind it; {declared.candidates.plural} that the legend hides "
-            "are left out."
-        )
-        return table_html("Every run", caption, f"{declared.candidates.name}, setting, status, run id …")
+        candidates = self.summary.declared.candidates
+        words = {"candidate": candidates.name, "candidates": candidates.plural}
+        return fill_template("study/page/runs.html", words)
 
     def data(self) -> dict[str, Any]:
         """Return rows, columns with their headings, what rows unfold to, and the columns of the file.

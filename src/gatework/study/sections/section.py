@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gatework.page.frame import fill_template, list_html
+from gatework.page.frame import fill_template
 
 if TYPE_CHECKING:
     from gatework.study.summary import Cell, Summary
@@ -34,7 +33,10 @@ class Section:
         self.summary = summary
 
     def html(self) -> str:
-        """Return its place on the page, as HTML; nothing if there is nothing to show."""
+        """Return its place on the page; nothing if there is nothing to show.
+
+        It is HTML and stands there as it is: what is text in it must be escaped, as :func:`figure_html` does.
+        """
         return ""
 
     def data(self) -> Mapping[str, Any] | None:
@@ -97,14 +99,13 @@ def figure_html(
         finding: What it shows in words, as text.
         notes: Sentences below it, as text.
     """
-    sentences = list_html(notes)
     words = {
-        "key": escape(key),
-        "view": escape(view or key),
-        "title": escape(title),
-        "caption": escape(caption),
-        "panels": "panels two" if is_wide else "panels",
-        "finding": f'<p class="finding">{escape(finding)}</p>' if finding else "",
-        "notes": f'<ul class="notes caption">{sentences}</ul>' if sentences else "",
+        "key": key,
+        "view": view or key,
+        "title": title,
+        "caption": caption,
+        "is_wide": is_wide,
+        "finding": finding,
+        "notes": list(notes),
     }
-    return fill_template("gatework.study", "figure.html", words)
+    return fill_template("study/page/figure.html", words)
