@@ -31,8 +31,16 @@ def settle_allocator() -> None:
     torch.zeros(31 * 2**18)
 
 
+def _go_on() -> None:
+    """Wait for nothing: calls on a CPU return when they are done."""
+
+
 def take_turns(
-    sides: Mapping[str, Callable[[], object]], turns: int, *, least: float = 0.0
+    sides: Mapping[str, Callable[[], object]],
+    turns: int,
+    *,
+    least: float = 0.0,
+    wait: Callable[[], object] = _go_on,
 ) -> dict[str, Timing]:
     """Time every side once per turn, after one turn that is not counted.
 
@@ -41,24 +49,30 @@ def take_turns(
         turns: How many turns each side has.
         least: Seconds that a turn should last: quick sides are called as often as that takes, and a turn
             counts their mean. Threads that one side leaves waiting busily then disturb the next one less.
+            A single turn, which tries out and measures nothing, has one call.
+        wait: Returns when everything called so far is done, such as ``torch.cuda.synchronize``.
     """
-    calls = {name: _calls(side, least) for name, side in sides.items()}
+    calls = {name: _calls(side, least if turns > 1 else 0.0, wait) for name, side in sides.items()}
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):
         for name, side in sides.items():
+            wait()
             start = time.perf_counter()
             for _ in range(calls[name]):
                 side()
+            wait()
             if turn:
                 taken[name].append((time.perf_counter() - start) / calls[name] * 1e3)
     return {name: Timing(statistics.median(ms), min(ms), max(ms)) for name, ms in taken.items()}
 
 
-def _calls(side: Callable[[], object], least: float) -> int:
+def _calls(side: Callable[[], object], least: float, wait: Callable[[], object]) -> int:
     """How often to call a side in a turn; the first call, which may compile, does not tell."""
     if not least:
         return 1
     side()
+    wait()
     start = time.perf_counter()
     side()
+    wait()
     return max(1, int(least / (time.perf_counter() - start)))

@@ -14,6 +14,7 @@ from gatework.ops.attention.options import Options
 from gatework.ops.attention.plan import unpack
 from gatework.ops.attention.planning import TileSize, packed_plan
 from gatework.ops.attention.planning_blocks import block_pattern, tile_share
+from gatework.ops.engines import may_be_chosen
 
 #: Below so many pairs of queries and keys the planning of tiles does not pay.
 _FEWEST_PAIRS = 1 << 17
@@ -31,9 +32,9 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str:
         return "dense"
     if blocked.refusal(q, k, v, options) is None:
         return "blocked" if _blocked_pays(q, k, options) else "dense"
-    # By design, not by measurement: no GPU was at hand.
     if (
         q.device.type == "cuda"
+        and may_be_chosen("attention", "flex", q.device)
         and options.mask is not None
         and flex.refusal(q, k, v, options) is None
         and type(options.mask) in flex.TRUSTED

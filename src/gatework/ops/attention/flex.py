@@ -22,8 +22,8 @@ from gatework.ops.attention.options import Alibi, Options, Result
 from gatework.ops.attention.planning_blocks import BlockPattern, block_classes, block_pattern
 from gatework.ops.attention.reference import attention_reference
 
-#: Masks for which the tests compare this engine with the reference, over options and lengths: no other is
-#: chosen unasked.
+#: Masks for which the tests compare this engine with the reference, over options and lengths: for no other is
+#: it chosen unasked, and for these only on devices where the tests have passed (gatework.ops.engines).
 TRUSTED: frozenset[type[Mask]] = frozenset(
     {
         masks.BlockCausal,

@@ -54,7 +54,8 @@ def attention_reference(
     nothing = logits.isneginf().all(-1)
     lse = torch.logsumexp(logits.masked_fill(nothing[..., None], 0.0), -1)
     weights = torch.exp(scores - lse[..., None])
-    return dropout(weights, dropout_p) @ v, lse.masked_fill(nothing, -torch.inf)
+    # A bias in more digits than the rest, as that of ALiBi for halves, widens the scores.
+    return dropout(weights, dropout_p).to(v.dtype) @ v, lse.masked_fill(nothing, -torch.inf)
 
 
 def allowed_pairs(

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gatework.checks import check_choice
+from gatework.ops.engines import may_be_chosen
 from gatework.ops.vision.neighborhood_windows import WindowSpec
 
 #: Values of ``backend`` that are ours: one engine or the other, whatever the device.
@@ -30,9 +32,10 @@ class NattenOptions(NamedTuple):
 
     Attributes:
         attention_kwargs: Arguments for its dense attention, which serves additional keys.
-        backend: ``None``: NATTEN for CUDA tensors where it is installed, else ours. ``"gatework"``: ours.
-            ``"natten"``: NATTEN, by a kernel of its choice. A kernel of NATTEN by its name: that kernel, or
-            ours with a warning where NATTEN is not installed.
+        backend: ``None``: ours, until NATTEN's kernels have been tried behind this interface on CUDA
+            (:data:`gatework.ops.engines.TRIED`). ``"gatework"``: ours. ``"natten"``: NATTEN, by a kernel of
+            its choice. A kernel of NATTEN by its name: that kernel, or ours with a warning where NATTEN is
+            not installed.
         q_tile_shape: Queries of a tile along each axis, in NATTEN's forward kernel.
         kv_tile_shape: Keys of a tile along each axis, in the forward kernel.
         backward_q_tile_shape: Queries of a tile along each axis, in the backward kernel.
@@ -67,8 +70,7 @@ def check_options(options: NattenOptions) -> None:
     if options.attention_kwargs is not None and not isinstance(options.attention_kwargs, Mapping):
         raise TypeError(f"attention_kwargs must be a dict or None, got {options.attention_kwargs!r}")
     backends = (GATEWORK, NATTEN, *NATTEN_BACKENDS)
-    if options.backend is not None and options.backend not in backends:
-        raise ValueError(f"backend must be None or one of {', '.join(backends)}, got {options.backend!r}")
+    check_choice("backend", options.backend, (None, *backends))
     check_kernel_schedule(options.kernel_schedule)
     if options.backend == NATTEN and natten_module() is None:
         raise ValueError("backend 'natten' needs the package natten, which is not installed")
@@ -97,8 +99,9 @@ def natten_module() -> Any | None:
 def uses_natten(query: Tensor, options: NattenOptions) -> bool:
     """Whether NATTEN is to run the call; warn if one of its kernels is named and it is not installed."""
     if options.backend is None:
+        tried = query.is_cuda and may_be_chosen("neighborhood_attention", NATTEN, query.device)
         # Its kernels know no float64.
-        return query.is_cuda and query.dtype != torch.float64 and natten_module() is not None
+        return tried and query.dtype != torch.float64 and natten_module() is not None
     if options.backend == GATEWORK:
         return False
     if natten_module() is None:

@@ -13,18 +13,20 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from gatework.ops.engines import may_be_chosen
 
-def is_wanted(engine: str | None, q: Tensor, v: Tensor, *, takes_float32: bool) -> bool:
+
+def is_wanted(engine: str | None, operator: str, q: Tensor, v: Tensor) -> bool:
     """Tell whether a call goes to flash-linear-attention.
 
-    By default half precisions on CUDA do. Float32 and float64 stay here, because the kernels multiply float32
-    with fewer bits and have no float64.
+    By default half precisions on CUDA do, once its kernels have been tried there. Float32 and float64 stay
+    here, because the kernels multiply float32 with fewer bits and have no float64.
 
     Args:
         engine: Checked name of what the caller asked for; ``None`` for the default.
+        operator: Which recurrence: the name of its function.
         q: Queries.
         v: Values.
-        takes_float32: Whether the kernels in question accept float32 when asked by name.
 
     Raises:
         ImportError: If it is asked for by name and not installed.
@@ -33,13 +35,15 @@ def is_wanted(engine: str | None, q: Tensor, v: Tensor, *, takes_float32: bool) 
     dtype = torch.promote_types(q.dtype, v.dtype)
     is_half = dtype in (torch.float16, torch.bfloat16)
     if engine is None:
-        return q.is_cuda and is_half and find_spec("fla") is not None
+        tried = q.is_cuda and may_be_chosen(operator, "fla", q.device)
+        return tried and is_half and find_spec("fla") is not None
     if engine != "fla":
         return False
     if find_spec("fla") is None:
         raise ImportError(
             "engine 'fla' needs the package flash-linear-attention: pip install 'gatework[fla]'"
         )
+    takes_float32 = operator == "gated_linear_attention"
     if not (is_half or (takes_float32 and dtype == torch.float32)):
         accepted = "bfloat16, float16 and float32" if takes_float32 else "bfloat16 and float16"
         raise ValueError(f"engine 'fla' computes this recurrence in {accepted}, got {dtype}")
