@@ -7,13 +7,14 @@ and is plain enough for Python 3.6, so that an old interpreter gets our message 
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-VENV_PYTHON = VENV / "bin" / "python"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "gatework-installed.json"
 OLDEST = (3, 11)
 
@@ -41,7 +42,8 @@ def main(extras):
     # With the build tools in place, nothing is fetched when all requirements are there already.
     pip_install("--no-build-isolation", "--editable", str(ROOT) + (f"[{','.join(extras)}]" if extras else ""))
     STAMP.write_text(
-        json.dumps({"fingerprint": fingerprint, "extras": sorted({*extras, *(installed or ())})})
+        json.dumps({"fingerprint": fingerprint, "extras": sorted({*extras, *(installed or ())})}),
+        encoding="utf-8",
     )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import json
 import os
 import platform
+import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +20,19 @@ LOCK_NAME = ".lock"
 MAX_JSON_BYTES = 64 * 2**20
 _TEMPORARY = ".tmp"
 _SECONDS_OF_A_DAY = 86_400
-#: Directories that this process has locked: the system's locks do not keep a process from itself.
-_OWN_LOCKS: set[Path] = set()
+#: How long a new file may wait for its name: on Windows nobody may have the old one open, not even to read.
+_SECONDS_FOR_A_NAME = 5.0 if os.name == "nt" else 0.0
+#: Directories that this process has locked, and the locked files: some systems (NFS) do not keep a process
+#: from itself.
+_HELD: dict[Path, IO[bytes]] = {}
 
 
 class FileError(ValueError):
     """A file cannot be read or written; the message is one line that says what to do."""
+
+
+class DirectoryInUseError(FileError):
+    """Another process works in the directory, or this one in another place."""
 
 
 @contextlib.contextmanager
@@ -41,7 +52,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        take_name(temporary, path)
         sync_directory(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -54,9 +65,112 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def check_file(name: str, path: Path) -> None:
+    """Refuse a path that :func:`replacing` could not write, before anything is computed for it.
+
+    Args:
+        name: What the caller knows the path as.
+        path: The file that is to be written; one that is there stays as it is.
+
+    Raises:
+        FileError: If it is a directory, its directory does not exist, or nothing can be written there.
+    """
+    if _is(path, "is_dir"):
+        raise FileError(f"{name} must be a file, got the directory {str(path)!r}")
+    if _is(path, "exists") and not _is(path, "is_file"):
+        raise FileError(f"{name} must be an ordinary file, which {str(path)!r} is not")
+    if not _is(path.parent, "is_dir"):
+        raise FileError(f"{name} {str(path)!r:.300} must be in a directory that exists")
+    _try_to_write(name, path)
+
+
+def check_directory(name: str, path: Path) -> None:
+    """Refuse a path that cannot be a directory to write to, before anything is computed for it.
+
+    Args:
+        name: What the caller knows the path as.
+        path: The directory; if it does not exist, it is not made.
+
+    Raises:
+        FileError: If it is a file or below one, it cannot be made, or nothing can be written there.
+    """
+    if _is(path, "is_dir"):
+        _try_to_write(name, path / "_")
+        return
+    if _is(path, "exists") or _is(path, "is_symlink"):
+        raise FileError(f"{name} must be a directory, got the file {str(path)!r}")
+    above = next(place for place in path.absolute().parents if _is(place, "exists"))
+    if not _is(above, "is_dir"):
+        raise FileError(f"{name} {str(path)!r} must be a directory, and {str(above)!r} is a file")
+    parts = path.absolute().relative_to(above).parts
+    for part in parts:
+        _look_for(name, above / part)
+    _try_to_write(name, above / parts[0])
+
+
+def _is(path: Path, what: str) -> bool:
+    """Ask what a path is; one that cannot be looked at is nothing."""
+    try:
+        return bool(getattr(path, what)())
+    except (OSError, ValueError):
+        return False
+
+
+def _look_for(name: str, path: Path) -> None:
+    """Refuse a name that nothing can have: one that is too long, say."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise _unusable(name, path, error) from error
+
+
+def _try_to_write(name: str, path: Path) -> None:
+    _look_for(name, path)
+    temporary = temporary_beside(path)
+    try:
+        with open(temporary, "wb"):
+            pass
+        temporary.unlink()
+    except (OSError, ValueError) as error:
+        raise _unusable(name, path, error) from error
+
+
+def _unusable(name: str, path: Path, error: Exception) -> FileError:
+    reason = getattr(error, "strerror", None) or error
+    return FileError(f"{name} {str(path)!r:.300} cannot be written: {reason}")
+
+
 def temporary_beside(path: Path) -> Path:
     """Return where this process writes before what it wrote takes the name ``path``."""
-    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}{_TEMPORARY}")
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}{_TEMPORARY}")
+
+
+def take_name(temporary: Path, path: Path) -> None:
+    """Give a whole file its name; who had the name before is gone.
+
+    Windows refuses while another process has the old file open: it is asked again for some seconds.
+
+    Raises:
+        OSError: If it cannot be renamed.
+    """
+    until = time.monotonic() + _SECONDS_FOR_A_NAME
+    while True:
+        try:
+            os.replace(temporary, path)
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+@functools.cache
+def _machine() -> str:
+    """Name this machine, as a part of a file name."""
+    return re.sub(r"[^\w.-]", "-", platform.node())
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -80,10 +194,22 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Wait until the disk has the names in ``directory``: renaming alone may be undone by a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    """Wait until the disk has the names in ``directory``: renaming alone may be undone by a power cut.
+
+    Windows opens no directories, and some file systems cannot wait for one: there it stays at that.
+
+    Raises:
+        OSError: If the disk fails.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -102,19 +228,37 @@ def remove_leftovers(directory: Path) -> None:
 
 def _is_left_over(path: Path) -> bool:
     name, _, process = path.name.removesuffix(_TEMPORARY).rpartition(".")
-    if name.endswith(f".{platform.node()}") and process.isdecimal():
+    if name.endswith(f".{_machine()}") and process.isdecimal():
         return int(process) == os.getpid() or not _is_running(int(process))
     return time.time() - path.stat().st_mtime > _SECONDS_OF_A_DAY
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
+if sys.platform == "win32":  # where os.kill(process, 0) would end the process
+
+    def _is_running(process: int) -> bool:
+        import ctypes
+
+        synchronize, access_denied, timeout = 0x0010_0000, 5, 0x102  # names of the Windows API
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.OpenProcess.restype = ctypes.c_void_p
+        handle = ctypes.c_void_p(kernel.OpenProcess(synchronize, False, process))
+        if not handle:
+            return ctypes.get_last_error() == access_denied  # somebody else's
+        try:
+            return bool(kernel.WaitForSingleObject(handle, 0) == timeout)
+        finally:
+            kernel.CloseHandle(handle)
+
+else:
+
+    def _is_running(process: int) -> bool:
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except OSError:  # somebody else's
+            return True
         return True
-    return True
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
@@ -152,43 +296,70 @@ def _refuse_constant(name: str) -> None:
 def exclusive(directory: Path) -> Iterator[None]:
     """Keep every other process from working in ``directory``, until the block or the process ends.
 
-    The lock belongs to this process alone: a killed one leaves none behind, not even if loader processes
-    that it forked live on for a moment. The file itself stays, because deleting it could hand one lock to
-    two processes.
+    The lock is the operating system's, taken by the library ``filelock``, and belongs to this process alone:
+    a killed one leaves none behind, not even if loader processes that it forked live on for a moment. The
+    file itself stays, because deleting it could hand one lock to two processes.
 
     Raises:
-        FileError: If another process holds the lock; the message says its process id.
+        DirectoryInUseError: If another process holds the lock; the message says its process id.
+        FileError: If nothing can be locked there: no permission, or a file system without locks (some network
+            file systems). A lock file without the system's lock would outlive a kill, so it is no substitute.
     """
-    import fcntl  # POSIX only: reading results must work without it
+    from filelock import unlock_descriptor
 
     place = directory.resolve()
-    if place in _OWN_LOCKS:
-        raise _locked(directory, f"this one ({os.getpid()})")
+    if place in _HELD:
+        raise _in_use(directory, f"this one ({os.getpid()})")
     try:
-        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        file = open(directory / LOCK_NAME, "a+b", buffering=0)  # noqa: SIM115 (a forked child closes it)
     except OSError as error:
         raise FileError(f"cannot lock {directory}: {error.strerror or error}") from error
-    try:
+    with file:
+        _HELD[place] = file  # before it is locked: a child may be forked at any time
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-        except (BlockingIOError, PermissionError) as error:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise _locked(directory, holder) from error
-        except OSError as error:
-            raise FileError(f"cannot lock {directory}: {error.strerror or error}") from error
-        _OWN_LOCKS.add(place)
-        try:
-            yield
+            _lock(file, directory)
+            try:
+                yield
+            finally:
+                if not file.closed:  # as it is in a forked child
+                    unlock_descriptor(file.fileno())
         finally:
-            _OWN_LOCKS.remove(place)
-    finally:
-        os.close(descriptor)
+            _HELD.pop(place, None)
 
 
-def _locked(directory: Path, holder: str) -> FileError:
-    return FileError(
+def _lock(file: IO[bytes], directory: Path) -> None:
+    """Lock the file and write this process's number from its second byte on: Windows locks the first."""
+    from filelock import lock_descriptor
+
+    try:
+        locked = lock_descriptor(file.fileno(), blocking=False)
+        if locked:
+            file.truncate(0)
+            file.write(f" {os.getpid()}".encode())
+            return
+        file.seek(1)
+        holder = file.read(32).decode(errors="replace").strip()
+    except OSError as error:
+        raise FileError(
+            f"cannot lock {directory}: {error.strerror or error}; if its file system has no locks, choose a "
+            "directory on another one"
+        ) from error
+    raise _in_use(directory, holder or "of unknown number")
+
+
+def _in_use(directory: Path, holder: str) -> DirectoryInUseError:
+    return DirectoryInUseError(
         f"process {holder} is already working in {directory}; "
         "wait for it, stop it, or choose another directory"
     )
+
+
+def _close_in_child() -> None:
+    """Close the locked files that a forked child inherits: it would keep the locks of a killed parent."""
+    for file in _HELD.values():
+        file.close()
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

@@ -70,6 +70,13 @@ def test_workers_change_nothing(stream, num_workers):
     assert equal([batch for epoch in epochs(reader) for batch in epoch], stream)
 
 
+def test_workers_that_are_new_interpreters_change_nothing(stream, monkeypatch):
+    monkeypatch.setattr("gatework.data.loader._START_METHOD", "spawn")  # as outside Linux
+    reader = loader(num_workers=1)
+    assert equal([batch for epoch in epochs(reader) for batch in epoch], stream)
+    reader.close()
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_reading_can_start_anywhere(stream, num_workers):
     starts = range(18) if num_workers == 0 else (0, 5, 6, 7, 17)

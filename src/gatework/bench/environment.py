@@ -48,6 +48,8 @@ def cpu_name() -> str:
 def total_memory() -> int:
     """Return the bytes of memory of this machine; 8 GiB where the system does not say."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 8 * 2**30
+        if hasattr(os, "sysconf"):
+            return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError):
+        pass
+    return 8 * 2**30

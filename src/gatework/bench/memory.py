@@ -80,7 +80,7 @@ class PeakMeter:
                 [sys.executable, "-c", f"from {__name__} import serve; serve()", *self._words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
                 env=os.environ | _MALLOC,
                 start_new_session=True,  # Ctrl-C is for the parent, which ends this process
             )
@@ -95,7 +95,7 @@ class PeakMeter:
 
 
 def is_available() -> bool:
-    """Whether this system lets a process forget its peak of memory."""
+    """Whether this system lets a process forget its peak of memory; what is below is for such a one only."""
     return hasattr(os, "fork") and os.access(_CLEAR_REFS, os.W_OK)
 
 
@@ -109,11 +109,11 @@ def serve() -> None:
         child = os.fork()
         if not child:
             os.close(reader)
-            with os.fdopen(writer, "w") as answers:
+            with os.fdopen(writer, "w", encoding="utf-8") as answers:
                 answers.write(json.dumps(_answer(function, json.loads(line), num_threads)))
             os._exit(0)
         os.close(writer)
-        with os.fdopen(reader) as answers:
+        with os.fdopen(reader, encoding="utf-8") as answers:
             answer = answers.read()
         _, status = os.waitpid(child, 0)
         killed = {"peak_bytes": None, "reason": f"the process ended with status {status}, out of memory?"}
@@ -144,7 +144,7 @@ def peak_of(warm_up: Callable[[], object], call: Callable[[], object]) -> int:
     before = _resident("VmRSS")
     call()
     _give_back()
-    _CLEAR_REFS.write_text("5")
+    _CLEAR_REFS.write_text("5", encoding="utf-8")
     call()
     return max(0, _resident("VmHWM") - before)
 
@@ -158,5 +158,6 @@ def _give_back() -> None:
 
 
 def _resident(name: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    lines = _STATUS.read_text(encoding="utf-8").splitlines()
+    line = next(line for line in lines if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024

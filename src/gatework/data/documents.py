@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from gatework.data.checks import check_int
+from gatework.checks import check_int
 
 BINARY, NOT_UTF8, EMPTY = "binary", "not UTF-8", "empty"
 _CHUNK_BYTES = 2**20
@@ -180,7 +180,8 @@ def standard_library(*, max_bytes: int | None = None) -> FileSource:
     Raises:
         ValueError: If ``max_bytes`` is below 1.
     """
-    _check_max_bytes(max_bytes)
+    if max_bytes is not None:
+        check_int("max_bytes", max_bytes, at_least=1)
     root = Path(sysconfig.get_path("stdlib"))
     name = f"Python {platform.python_version()} standard library"
     return FileSource(name, root, _find(root, (".py",), _NOT_LIBRARY), "*.py files", max_bytes)
@@ -201,7 +202,8 @@ def files(
         ValueError: If there is no such path, or ``max_bytes`` is below 1.
         OSError: If a folder cannot be read.
     """
-    _check_max_bytes(max_bytes)
+    if max_bytes is not None:
+        check_int("max_bytes", max_bytes, at_least=1)
     root = Path(path)
     if suffixes is not None and (
         isinstance(suffixes, str) or not all(isinstance(suffix, str) for suffix in suffixes)
@@ -219,18 +221,15 @@ def files(
 def is_local(name: str | os.PathLike[str]) -> bool:
     """Say whether ``name`` can only be a path: on the hub there is ``NAME`` and ``OWNER/NAME`` at most."""
     text = os.fspath(name)
-    return text.startswith((".", "/", "~")) or text.count("/") > 1 or Path(text).suffix in _DATA_SUFFIXES
+    if text.startswith((".", "/", "~")) or text.count("/") > 1 or Path(text).suffix in _DATA_SUFFIXES:
+        return True
+    return os.sep in text.replace("/", "") or Path(text).drive != ""  # Windows: folder\\file, C:file
 
 
 def skipped_words(skipped: Mapping[str, int]) -> str:
     """Say how many documents were passed over, and why: ``"skipped 2 binary, 1 empty"``."""
     counts = [f"{count} {reason}" for reason, count in sorted(skipped.items())]
     return f"skipped {', '.join(counts) or 'none'}"
-
-
-def _check_max_bytes(max_bytes: int | None) -> None:
-    if max_bytes is not None:
-        check_int("max_bytes", max_bytes, at_least=1)
 
 
 def _find(root: Path, ends: tuple[str, ...], excluded: frozenset[str]) -> dict[str, Path]:

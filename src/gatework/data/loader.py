@@ -9,20 +9,25 @@ from __future__ import annotations
 import atexit
 import random
 import signal
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gatework.data.checks import check_bool, check_int, check_seed
+from gatework.checks import check_bool, check_int, check_seed
+from gatework.signals import ignore_interrupts, interrupts_blocked
 
 BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
+# How loader processes start: at once and with the data where that is safe, as new interpreters elsewhere, to
+# which the data are sent. Said here, because Python's own choice depends on its version.
+_START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 # Sets the random numbers of transforms apart from those of the order.
 _TRANSFORMS = 0x7472616E
 
@@ -60,7 +65,8 @@ class ResumableLoader(Generic[BatchT]):
         seed: Seed of order and transforms.
         shuffle: Whether every epoch has an order of its own; otherwise all have that of ``data``.
         collate: Makes a batch of a list of examples; not used with ``batch_size=None``.
-        num_workers: Loader processes; 0 loads in the main process.
+        num_workers: Loader processes; 0 loads in the main process. Outside Linux they are new interpreters,
+            so that ``data`` and ``collate`` must be picklable: classes and functions of a module, no lambda.
         rank: Number of this process in training with several.
         world_size: How many processes train: each reads every ``world_size``-th batch, and as many as the
             others (what remains at the end of an epoch is left out).
@@ -182,6 +188,7 @@ class ResumableLoader(Generic[BatchT]):
                 sampler=_Plan(self),
                 num_workers=self.num_workers,
                 persistent_workers=self.num_workers > 0,
+                multiprocessing_context=_START_METHOD if self.num_workers > 0 else None,
                 collate_fn=_unchanged,
                 worker_init_fn=_start_worker,
                 # Without a generator of its own, a loader draws a number from the global one for every pass.
@@ -189,7 +196,9 @@ class ResumableLoader(Generic[BatchT]):
             )
             if self.num_workers > 0:
                 _with_workers.add(self)
-        return iter(self._loader)
+        starts_interpreters = self.num_workers > 0 and _START_METHOD == "spawn"
+        with interrupts_blocked() if starts_interpreters else nullcontext():
+            return iter(self._loader)
 
     def close(self) -> None:
         """End the loader processes; they start again when they are needed."""
@@ -279,7 +288,7 @@ def _unchanged(batch: Any) -> Any:
 
 def _start_worker(number: int) -> None:
     """Let a worker outlive the signals that tell the main process to finish its step and save."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     signal.signal(signal.SIGTERM, _ignore_once)
 
 

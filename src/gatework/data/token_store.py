@@ -22,6 +22,7 @@ from gatework.data.documents import DocumentSource
 from gatework.data.token_build import SPLITS, SplitFiles, SplitPlan, plan_splits, write_tokens
 from gatework.data.tokenizer import BPETokenizer, TextTokenizer, id_type
 from gatework.files import (
+    DirectoryInUseError,
     FileError,
     exclusive,
     read_json,
@@ -192,9 +193,7 @@ def _alone(folder: Path) -> Iterator[None]:
             try:
                 stack.enter_context(exclusive(folder))
                 break
-            except FileError as error:
-                if not (error.__cause__ is None or isinstance(error.__cause__, BlockingIOError)):
-                    raise  # it cannot be locked at all
+            except DirectoryInUseError as error:
                 if not told:
                     _LOGGER.info("waiting for the tokens: %s", error)
                 told = True

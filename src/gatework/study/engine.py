@@ -271,7 +271,13 @@ def _execute(
         executor.submit(run)
     while len(executed) < len(plan):
         stopping = stop.received is not None
-        for ended in executor.poll(0.0 if stopping else _POLL_SECONDS):
+        try:
+            over = executor.poll(0.0 if stopping else _POLL_SECONDS)
+        except StudyError:
+            if stop.received is None:
+                raise
+            break  # Ctrl-C has reached the workers as well, and those that had just started end of it
+        for ended in over:
             if ended.error is not None and stop.received is not None:
                 continue  # its worker may have died of the same signal: that is no failure of the run
             result = result_of(ended)

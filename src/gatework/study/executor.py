@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -13,12 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gatework.checks import check_choice, check_sizes
+from gatework.signals import interrupts_blocked
 from gatework.study.spec import RunSpec, StudyError
 from gatework.study.worker import Setup, serve
+
+if TYPE_CHECKING:  # Windows has no fork server
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 #: The names of :func:`make_executor`.
 EXECUTORS = ("local", "ray")
@@ -27,6 +32,10 @@ EXECUTORS = ("local", "ray")
 # this many in a row mean that none will ever start.
 _MAX_STILLBORN = 3
 _SECONDS_TO_EXIT = 5.0
+# A fresh interpreter, which takes nothing over from the process of the study; tests may put another way here.
+_CONTEXT: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+# Windows waits for 63 processes at once; the others' messages are looked at when the time is up.
+_MOST_WAITED_FOR = 60 if os.name == "nt" else None
 
 
 @dataclass(frozen=True)
@@ -100,10 +109,10 @@ def check_executor(kind: str | Executor, num_workers: int | None, ray_address: s
         ValueError: If there is no such executor, ``num_workers`` is not positive, or there is an address for
             an executor that takes none.
     """
-    if isinstance(kind, str) and kind not in EXECUTORS:
-        raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}, got {kind!r}")
-    if num_workers is not None and num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    if isinstance(kind, str):
+        check_choice("executor", kind, EXECUTORS)
+    if num_workers is not None:
+        check_sizes(num_workers=num_workers)
     if ray_address is not None and kind != "ray":
         raise ValueError(f"ray_address is for executor 'ray', got {ray_address!r} with executor {kind!r}")
 
@@ -163,7 +172,7 @@ class LocalExecutor(Executor):
             StudyError: If no worker can be started.
         """
         self._start_workers(min(self._num_workers, len(self.running()) + len(self._queue)))
-        wait([worker.connection for worker in self._workers], timeout)
+        wait([worker.connection for worker in self._workers][:_MOST_WAITED_FOR], timeout)
         ended = [over for worker in list(self._workers) if (over := self._handle_message(worker)) is not None]
         # At once, before the caller stores anything: no core waits for a disk.
         self._hand_out()
@@ -231,20 +240,37 @@ class LocalExecutor(Executor):
                 self._queue.popleft()
 
 
+@contextmanager
+def _main_without_file() -> Iterator[None]:
+    """Let a process be started from a script that is no file (``python - < script``).
+
+    A new process runs the file of the main module again, and here there is only a name, ``<stdin>``.
+    """
+    main = sys.modules["__main__"]
+    name = getattr(main, "__file__", None)
+    if name is None or getattr(main, "__spec__", None) is not None or os.path.exists(name):
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = name
+
+
 class _Worker:
     """The study's side of one worker process."""
 
     def __init__(self, setup: Setup) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        self.connection, theirs = _CONTEXT.Pipe()
         # Not a daemon: daemons may not have children, and a data loader needs them.
-        self.process = context.Process(
+        self.process = _CONTEXT.Process(
             target=serve, args=(theirs, setup), name="gatework-worker", daemon=False
         )
         self.ready = False
         self.run: RunSpec | None = None
         self.started = ""
-        with theirs, _interrupts_blocked():
+        with theirs, interrupts_blocked(), _main_without_file():
             self.process.start()
 
     def give(self, run: RunSpec) -> bool:
@@ -289,14 +315,3 @@ class _Worker:
         with suppress(ValueError):
             name = f" ({signal.Signals(-code).name})"
         return f"worker died: signal {-code}{name}"
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Start a process that Ctrl-C cannot hit before it has decided to ignore it."""
-    resource_tracker.ensure_running()  # started on first use otherwise, and it unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

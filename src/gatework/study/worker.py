@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -20,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from gatework.registry import load_entry_points, load_plugins
+from gatework.signals import ignore_interrupts
 from gatework.study.spec import StudyError
 
 Execute = Callable[[dict[str, Any]], dict[str, Any]]
@@ -57,8 +57,7 @@ def serve(connection: Connection, setup: Setup) -> None:
         setup: What to load first.
     """
     # Ctrl-C reaches every process of the terminal; the study alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    ignore_interrupts()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         function = load(setup)

@@ -65,7 +65,7 @@ class MetricsLog(Callback):
         """Add the losses of every process, and bring the rows to the disk before the checkpoint."""
         checkpoint["losses"] = gather(trainer, (self._loss, self._batches))
         if trainer.is_global_zero:
-            with open(self.path, "rb") as file:
+            with open(self.path, "r+b") as file:  # Windows brings to the disk only what may be written
                 os.fsync(file.fileno())
 
     def on_load_checkpoint(

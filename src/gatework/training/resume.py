@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from gatework.checkpoints import CheckpointError
-from gatework.files import replacing, temporary_beside
+from gatework.files import replacing, take_name, temporary_beside
 from gatework.signals import StopSignals
 from gatework.tasks.module import TaskModule
 from gatework.tasks.task import Quality
@@ -222,7 +222,7 @@ def _copy(source: Path, target: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         os.link(source, temporary)
-        os.replace(temporary, target)
+        take_name(temporary, target)
     except OSError:  # a file system without links
         with replacing(target) as file, open(source, "rb") as original:
             while chunk := original.read(2**24):
