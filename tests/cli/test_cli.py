@@ -24,7 +24,7 @@ FEW = ["--setting.num_train=64", "--setting.num_test=16"]
 
 
 @pytest.fixture(scope="module")
-def recall_study(tmp_path_factory):
+def recall_study(tmp_path_factory, warm_workers):
     """A finished study of two runs."""
     directory = tmp_path_factory.mktemp("recall") / "study"
     code = main(["compare", "recall", *TINY, *RECALL, *FEW, f"--output={directory}"])
@@ -55,7 +55,7 @@ def test_the_same_command_repeats_nothing(recall_study, capsys):
     assert "0 executed now" in capsys.readouterr().err
 
 
-def test_text_on_a_folder_of_ones_own(tmp_path):
+def test_text_on_a_folder_of_ones_own(tmp_path, warm_workers):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for index in range(60):
@@ -82,7 +82,7 @@ def test_text_on_a_folder_of_ones_own(tmp_path):
     assert any("sha256" in note and "60 documents" in note for note in notes)
 
 
-def test_divergence_is_a_result(tmp_path):
+def test_divergence_is_a_result(tmp_path, warm_workers):
     directory = tmp_path / "study"
     options = ["--mixers=[base_conv]", "--learning_rates=[1e30]", *TINY[1:], *RECALL, *FEW]
     assert main(["compare", "recall", *options, f"--output={directory}"]) == 0

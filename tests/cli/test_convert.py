@@ -142,7 +142,7 @@ def test_wrong_calls(folder, capsys):
     assert "recipe.yaml does not exist" in refused(capsys, "empty", "in.safetensors", "a.safetensors")
     assert "nowhere.yaml does not exist" in refused(capsys, "nowhere.yaml", "in.safetensors", "a.safetensors")
     assert "depht" in refused(capsys, "toy", "in.safetensors", "a.safetensors", "--options.depht", "3")
-    assert "cannot write" in refused(capsys, "toy", "in.safetensors", "nowhere/a.safetensors")
+    assert "a directory that exists" in refused(capsys, "toy", "in.safetensors", "nowhere/a.safetensors")
     (folder / "bad.safetensors").write_bytes(b"no")
     assert "cannot be read safely" in refused(capsys, "toy", "bad.safetensors", "a.safetensors")
     assert "is not a file" in refused(capsys, "toy", "empty", "a.safetensors")

@@ -119,7 +119,7 @@ def test_help_explains(capsys):
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "could recall from its context" in text
-    assert "--max-train-count" in text
+    assert "--max_train_count" in text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -84,7 +85,7 @@ def test_the_page_says_images_and_models(study):
     start = page.index("<main") if "<main" in page else 0
     words = page[start : page.index("<script", start)]
     assert "How does it scale with resolution?" in words
-    assert "scikit-learn's digits, 32 images to train on" in words.replace("&#x27;", "'")
+    assert "scikit-learn's digits, 32 images to train on" in html.unescape(words)
     for foreign in ("mixer", "token", "decoding", "width "):
         assert foreign not in words.lower(), foreign
     for foreign in ("mixer", "token", "width"):

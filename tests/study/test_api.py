@@ -24,7 +24,7 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def called(tmp_path_factory):
+def called(tmp_path_factory, warm_workers):
     """A study made by the API, and its folder."""
     folder = tmp_path_factory.mktemp("api")
     study = gatework.compare(
@@ -61,7 +61,7 @@ def test_the_command_on_its_page_is_the_same_study(called, capsys):
     study, folder = called
     program, *arguments = shlex.split(study.spec.command)
     assert program == "gatework"
-    assert main([*arguments, "--workers=2", f"--output={folder / 'study'}"]) == 0
+    assert main([*arguments, "--workers=2"]) == 0
     assert "8 runs, 8 stored, 0 to do" in capsys.readouterr().err
     again = Study.open(folder / "study")
     assert again.spec.runs == study.spec.runs
@@ -69,7 +69,7 @@ def test_the_command_on_its_page_is_the_same_study(called, capsys):
     assert again.runs.equals(study.runs)
 
 
-def test_the_command_line_gives_the_same_results(called, tmp_path):
+def test_the_command_line_gives_the_same_results(called, tmp_path, warm_workers):
     study, _ = called
     wanted = ("attention", 1, 0.01)
     (run,) = [run for run in study.spec.runs if (run.candidate, run.seed, run.learning_rate) == wanted]
@@ -180,9 +180,9 @@ def test_timings_are_all_that_is_stripped(tmp_path):
             ValueError,
             "budget must be one of steps, tokens, flops, seconds, got 'joules'",
         ),
-        ({"budget_amount": -3}, ValueError, "budget_amount must be a positive number"),
+        ({"budget_amount": -3}, ValueError, "budget_amount must be positive"),
         ({"executor": "cloud"}, ValueError, "executor must be one of local, ray, print, got 'cloud'"),
-        ({"workers": 0}, ValueError, "num_workers must be at least 1, got 0"),
+        ({"workers": 0}, ValueError, "workers must be at least 1, got 0"),
         ({"ray_address": "head:1"}, ValueError, "ray_address is for executor 'ray'"),
         ({"plugins": "mine"}, TypeError, "plugins must be a list, got 'mine'"),
         ({"plugins": ["no_such_plugin"]}, ValueError, "plugin 'no_such_plugin' cannot be found"),

@@ -43,7 +43,7 @@ def words(recall=RECALL, **options):
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory):
+def command(tmp_path_factory, warm_workers):
     """A study made by the command line: all but one run in this process, which saves starting workers."""
     folder = tmp_path_factory.mktemp("companion") / "text"
     gatework.compare("text", **TEXT, recall=RECALL, output=folder, executor="print", progress=False)

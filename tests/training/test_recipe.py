@@ -102,8 +102,8 @@ def test_epochs_count_steps():
         ({"task": "recall", "trainer": {"ema_decay": 1.0}}, "trainer.ema_decay must be"),
         ({"task": "recall", "training": {"epochs": 0}}, "training.epochs must be at least 1"),
         ({"task": "recall", "training": {"optimizer": "lion"}}, "training.optimizer must be"),
-        ({"task": "recall", "learning_rate": -1}, "learning_rate must be a positive number"),
-        ({"task": "recall", "seed": -1}, "seed must be a whole number"),
+        ({"task": "recall", "learning_rate": -1}, "learning_rate must be positive, got -1"),
+        ({"task": "recall", "seed": -1}, "seed must be at least 0, got -1"),
         ({"task": "recall", "setting": 3}, "setting must be a mapping"),
         ({"task": "recall", "callbacks": {}}, "callbacks must be a list"),
     ],
@@ -132,7 +132,7 @@ def test_what_does_not_run_here_is_said(tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"setting": {"num_kv_pairs": 10**6}}, {"model": {"hidden_sise": 8}}], ids=["task", "model"]
 )
-def test_an_impossible_recipe_does_not_keep_the_directory(tmp_path, wrong):
+def test_an_impossible_recipe_makes_no_directory(tmp_path, wrong):
     with pytest.raises((TypeError, ValueError), match=r"num_kv_pairs|hidden_sise"):
         fit(replace(recipe(), **wrong), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."] == []
+    assert not (tmp_path / "run").exists()

@@ -5,16 +5,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
+from errno import EBADF, EIO, ENOSPC
+from typing import IO
 
 from jsonargparse import ArgumentParser, Namespace
 
 from gatework._version import __version__
-from gatework.registry import load_entry_points, load_plugins, suggestion
+from gatework.checks import suggestion
+from gatework.cli.parser import Parser, spelled
+from gatework.registry import load_entry_points, load_plugins
+from gatework.signals import raise_on_interrupt
 
 #: Commands, what they do, and where they are; a module is imported only when its command runs.
 COMMANDS = {
@@ -32,6 +39,8 @@ COMMANDS = {
     "convert": ("bring weights of another layout to ours", "gatework.cli.convert"),
     "list": ("list mixers, models and tasks", "gatework.cli.list"),
 }
+#: Options that are places to write, whose names begin the errors about them.
+_PLACES = ("output", "json")
 _WITH_PLUGINS = {"compare", "run", "report", "fit", "validate", "predict", "evaluate", "convert", "list"}
 
 
@@ -45,6 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 if all went well, 1 if something failed, 2 if the call was wrong, 130 after Ctrl-C.
     """
     argv = [*(sys.argv[1:] if argv is None else argv)]  # `list` may be the module of that command by now
+    try:
+        code = _run(argv)
+        return flushed(code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", code=130)
+    except BrokenPipeError:  # whoever read what was printed has had enough, as `| head` does
+        _discard(sys.stdout)
+        return 0 if argv[:1] in ([], ["list"]) else 128 + 13  # of work, a part is missing
+    except (ArgumentError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in (ENOSPC, EIO, EBADF):
+            _discard(sys.stdout)  # a file of ours has a name
+            return _fail(f"cannot write to standard output: {error.strerror}", code=1)
+        return _fail(_as_written(str(error), argv), code=2)
+
+
+def _run(argv: list[str]) -> int:
+    """Run one command; what is wrong with the call is raised."""
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print(_help())
@@ -56,25 +82,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{name!r} is no command{suggestion(name, [*COMMANDS])}", code=2)
     summary, module_name = COMMANDS[name]
     module = importlib.import_module(module_name)
-    parser = ArgumentParser(
-        prog=f"gatework {name}", description=summary.capitalize() + ".", exit_on_error=False
-    )
-    try:
-        plugins = _load_named_plugins(argv[1:]) if name in _WITH_PLUGINS else []
-        if name == "list":
-            load_entry_points()
-        module.add_arguments(parser, argv[1:])
-        arguments = parser.parse_args(argv[1:])
-        if plugins != _plugins_in(arguments):
-            raise ValueError("plugin runs code: name it on the command line with --plugin, never in a file")
-        code: int = module.run(arguments, command=["gatework", *argv])
-    except KeyboardInterrupt:
-        return _fail("interrupted", code=130)
-    except BrokenPipeError:  # whoever read what was printed has had enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ArgumentError, TypeError, ValueError, OSError) as error:
-        return _fail(str(error), code=2)
+    parser = Parser(prog=f"gatework {name}", description=summary.capitalize() + ".")
+    words = spelled(argv[1:])
+    plugins = _load_named_plugins(words) if name in _WITH_PLUGINS else []
+    if name == "list":
+        load_entry_points()
+    module.add_arguments(parser, words)
+    arguments = parser.parse_args(words)
+    if plugins != _plugins_in(arguments):
+        raise ValueError("plugin runs code: name it on the command line with --plugin, never in a file")
+    _check_places(arguments)
+    raise_on_interrupt()
+    code: int = module.run(arguments, command=["gatework", *argv])
     return code
 
 
@@ -106,6 +125,13 @@ def _plugins_in(arguments: Namespace) -> object:
     return (chosen if isinstance(chosen, Namespace) else arguments).get("plugin") or []
 
 
+def _check_places(arguments: Namespace) -> None:
+    """Refuse a place to write without a name, which would be taken for none and become the default."""
+    for name, value in vars(arguments.as_flat()).items():
+        if name.split(".")[-1] in _PLACES and value is not None and not str(value).strip():
+            raise ValueError(f"--{name.split('.')[-1]} must be a path, got {value!r}")
+
+
 def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {summary}" for name, (summary, _) in COMMANDS.items()]
@@ -122,7 +148,44 @@ def _help() -> str:
     )
 
 
+def _as_written(message: str, words: Sequence[str]) -> str:
+    """An error about ``output`` or ``model.hidden_size``, with its hyphens if it was given as an option."""
+    for word in words:
+        name = word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
+        if "." in name or name in _PLACES or message.startswith(f"{name} must "):
+            message = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.])", f"--{name}", message, count=1)
+    return message
+
+
 def _fail(message: str, *, code: int) -> int:
     """Say what is wrong, in one line."""
-    print(f"gatework: error: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # nobody is there to be told
+            print(f"gatework: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
+
+
+def flushed(code: int) -> int:
+    """Bring what was printed to whoever reads it, now: when Python ends, an error would be a traceback.
+
+    Args:
+        code: The exit code so far.
+
+    Returns:
+        The exit code, 1 in place of 0 if it could not be written. A reader who has had enough is no error.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout)
+    except OSError as error:
+        _discard(sys.stdout)
+        return _fail(f"cannot write to standard output: {error.strerror or error}", code=code or 1)
+    return code
+
+
+def _discard(stream: IO[str]) -> None:
+    """Send what is still to be written to nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

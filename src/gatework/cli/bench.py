@@ -12,7 +12,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from gatework.cli import bench_gna
-from gatework.cli.bench_options import options_digest, spellings
+from gatework.cli.bench_options import options_digest
+from gatework.cli.parser import Parser
 
 #: What can be measured or simulated, and what that is.
 KINDS = {
@@ -53,16 +54,17 @@ once: killed or interrupted, the same command measures the rest. Lists are writt
 gatework bench attention --masks [causal,window] --lengths [4096,8192] --passes [forward,both]"""
 
 
-def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+def add_arguments(parser: Parser, argv: Sequence[str]) -> None:
     """Add the kinds of benchmarks and their arguments."""
     kinds = parser.add_subcommands(required=False, dest="kind", metavar="KIND")
-    attention = ArgumentParser(description=" ".join(_DESCRIPTION.split()), exit_on_error=False)
+    attention = Parser(description=" ".join(_DESCRIPTION.split()))
     _add_problem(attention)
     _add_measurement(attention)
     kinds.add_subcommand("attention", attention, help=KINDS["attention"])
-    gna = ArgumentParser(description=bench_gna.DESCRIPTION, exit_on_error=False)
+    gna = Parser(description=bench_gna.DESCRIPTION)
     bench_gna.add_arguments(gna)
     kinds.add_subcommand("gna", gna, help=KINDS["gna"])
+    parser.kind_parsers = {"attention": attention, "gna": gna}
 
 
 def _add_problem(parser: ArgumentParser) -> None:
@@ -103,7 +105,7 @@ def _add_measurement(parser: ArgumentParser) -> None:
     _add_number(parser, "repeats", int, "turns of each engine, at least")
     _add_number(parser, "min_time", float, "seconds of each engine, at least")
     parser.add_argument(
-        *spellings("max_memory"),
+        "--max_memory",
         type=str | int | None,
         default=None,
         help="such as 4G: what would need more for all pairs is skipped; half of the machine's by default",
@@ -130,12 +132,12 @@ def _add_measurement(parser: ArgumentParser) -> None:
 
 def _add_list(parser: ArgumentParser, name: str, kind: type[int] | type[str], text: str) -> None:
     annotation: Any = list[kind] | None  # type: ignore[valid-type]
-    parser.add_argument(*spellings(name), type=annotation, default=None, help=text)
+    parser.add_argument(f"--{name}", type=annotation, default=None, help=text)
 
 
 def _add_number(parser: ArgumentParser, name: str, kind: Callable[[str], Any], text: str) -> None:
     annotation: Any = kind | None  # type: ignore[operator]
-    parser.add_argument(*spellings(name), type=annotation, default=None, help=text)
+    parser.add_argument(f"--{name}", type=annotation, default=None, help=text)
 
 
 def run(arguments: Namespace, *, command: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from gatework.cli.bench_options import options_digest, spellings
+from gatework.cli.bench_options import options_digest
 
 _WORDS = """Count the key tiles that a kernel for neighbourhood attention visits, in one to three dimensions,
 and say what that gains over attention over all pairs: the simulator of arXiv:2504.16922. Nothing is timed.
@@ -50,7 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of the simulator."""
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     for name, kind, text in _OPTIONS:
-        parser.add_argument(*spellings(name), type=kind, default=None, help=text)
+        parser.add_argument(f"--{name}", type=kind, default=None, help=text)
     parser.add_argument(
         "--search",
         action="store_true",

@@ -1,4 +1,4 @@
-"""What the options of all benchmarks share: their spellings, and a short name of what they say."""
+"""What all benchmarks share: a short name of what their options say."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import json
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
-
-
-def spellings(name: str) -> list[str]:
-    """Return an option by its name, and with hyphens for underscores."""
-    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
 
 
 def options_digest(options: Mapping[str, Any]) -> str:

@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from gatework.cli import add_plugin_argument
 from gatework.cli.dataclass_options import add_dataclass_options
 from gatework.cli.plain_values import PlainValue
+from gatework.files import FileError
 from gatework.registry import load_entry_points
 from gatework.study.compare import run_comparison
 from gatework.study.options import CHOICES, OPTIONS, CompareOptions, option_meanings, unknown_option
 from gatework.tasks import check_task, list_tasks, task_declaration
 from gatework.tasks.declaration import Declaration
+from gatework.yaml_values import read_yaml_file
 
 #: The task whose options `--help` shows where none is named: it has all that any built-in task has.
 _SHOWN = "text"
@@ -43,7 +44,7 @@ def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     _add_axes(parser, declared)
     choices = {"budget": declared.budgets, "executor": CHOICES}
-    add_dataclass_options(parser, CompareOptions, skip=_NOT_HERE, choices=choices, hyphens=False)
+    add_dataclass_options(parser, CompareOptions, skip=_NOT_HERE, choices=choices)
     add_plugin_argument(parser)
     if task is not None:
         _check_names(task, argv)
@@ -100,10 +101,10 @@ def _check_names(task: str, argv: Sequence[str]) -> None:
 def _names_in(path: Path) -> list[str]:
     """The options that a YAML file holds; none if it cannot be read, which is said where it is."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        found = read_yaml_file(path)
+    except FileError:
         return []
-    return [str(name) for name in found] if isinstance(found, dict) else []
+    return [str(name).replace("-", "_") for name in found] if isinstance(found, dict) else []
 
 
 def run(arguments: Namespace, *, command: Sequence[str]) -> int:

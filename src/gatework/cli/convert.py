@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from gatework.cli import add_plugin_argument
 from gatework.cli.plain_values import PlainValue
+from gatework.files import check_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +54,7 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
         raise ValueError(f"output must be a .safetensors file, got {str(output)!r}")
     if output.exists() and not arguments.force:
         raise ValueError(f"output {str(output)!r} exists; --force overwrites it")
+    check_file("output", output)
     model = _make_model(arguments.model, arguments.options)
     from gatework.checkpoints import convert_checkpoint
 

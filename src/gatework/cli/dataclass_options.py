@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatework.cli.bench_options import spellings
 from gatework.cli.plain_values import PlainValue
 
 
@@ -25,7 +24,6 @@ def add_dataclass_options(
     skip: Collection[str] = (),
     switches: Collection[str] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
-    hyphens: bool = True,
 ) -> None:
     """Add an option for each field of a dataclass: its name, type and default, and its line in the docstring.
 
@@ -34,12 +32,10 @@ def add_dataclass_options(
         kind: The dataclass. Its docstring has a line for each field under ``Attributes:`` or ``Args:``, in
             plain text.
         prefix: Name of the section that the options are in, ``"training"`` for ``--training.steps``. Sections
-            are listed apart, below the first line of the docstring. Options without one may also be written
-            with hyphens for underscores.
+            are listed apart, below the first line of the docstring.
         skip: Fields that become no options.
         switches: Fields that are False by default, whose options take no value and make them True.
         choices: Fields with a choice of texts, and what it is.
-        hyphens: Whether options without a section may also be written with hyphens.
     """
     text = inspect.cleandoc(kind.__doc__ or "")
     hints, lines = typing.get_type_hints(kind), _lines(text)
@@ -50,17 +46,16 @@ def add_dataclass_options(
     if prefix:
         group = parser.add_argument_group(f"{prefix}: {text.splitlines()[0].rstrip('.')}")
     for field in fields:
-        written = spellings(field.name) if hyphens else [f"--{field.name}"]
-        names = [f"--{prefix}.{field.name}"] if prefix else written
+        name = f"--{prefix}.{field.name}" if prefix else f"--{field.name}"
         if field.name in switches:
             assert field.default is False, f"{kind.__name__}.{field.name} is not False by default"
-            group.add_argument(*names, action="store_true", help=lines[field.name])
+            group.add_argument(name, action="store_true", help=lines[field.name])
         elif choices and field.name in choices:
             chosen = list(choices[field.name])
-            group.add_argument(*names, choices=chosen, help=lines[field.name], **_default_of(field))
+            group.add_argument(name, choices=chosen, help=lines[field.name], **_default_of(field))
         else:
             kind_of_value = option_type(hints[field.name])
-            group.add_argument(*names, type=kind_of_value, help=lines[field.name], **_default_of(field))
+            group.add_argument(name, type=kind_of_value, help=lines[field.name], **_default_of(field))
 
 
 def option_type(annotation: Any) -> Any:

@@ -11,7 +11,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from gatework.cli import add_plugin_argument
 from gatework.cli.dataclass_options import add_dataclass_options
+from gatework.cli.parser import Parser
 from gatework.evaluation.slice_options import SliceOptions
+from gatework.files import check_file, write_json
 
 if TYPE_CHECKING:
     from gatework.data.ar_slices import Slice
@@ -30,12 +32,13 @@ hits. For instance: gatework evaluate ar-slices runs/fit/mamba stdlib --base run
 _HEAD: dict[Slice, str] = {"overall": "all", "ar_hits": "AR hits", "other": "other"}
 
 
-def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
+def add_arguments(parser: Parser, argv: Sequence[str]) -> None:
     """Add the kinds of evaluations and their arguments."""
     kinds = parser.add_subcommands(required=False, dest="kind", metavar="KIND")
-    slices = ArgumentParser(description=_DESCRIPTION, exit_on_error=False)
+    slices = Parser(description=_DESCRIPTION)
     _add_slice_arguments(slices)
     kinds.add_subcommand("ar-slices", slices, help=KINDS["ar-slices"])
+    parser.kind_parsers = {"ar-slices": slices}
 
 
 def _add_slice_arguments(parser: ArgumentParser) -> None:
@@ -74,8 +77,9 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     model, text, base, path = (options.pop(name) for name in ("model", "text", "base", "json"))
     del options["plugin"]
     chosen = SliceOptions(**options)
+    if path is not None:
+        check_file("json", Path(path))
     from gatework.evaluation.slice_scores import evaluate_ar_slices
-    from gatework.files import write_json
 
     report = evaluate_ar_slices(model, text, chosen, base=base, bar=sys.stderr.isatty())
     if path is not None:

@@ -8,12 +8,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from gatework.cli.dataclass_options import add_dataclass_options
 from gatework.cli.recipe_options import add_recipe_arguments, add_weights_arguments, recipe_and_weights
+from gatework.files import FileError, check_file, replacing
 from gatework.tasks import check_task, list_tasks, task_declaration
+from gatework.yaml_values import read_yaml_file
+
+_OUTPUT = "predictions.jsonl"
 
 
 def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
@@ -25,15 +28,13 @@ def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """
     add_weights_arguments(parser)
     parser.add_argument("--split", choices=["validation", "test"], default="test", help="which data")
-    parser.add_argument(
-        "--output", type=str, default="predictions.jsonl", help="file with one JSON object per example"
-    )
+    parser.add_argument("--output", type=str, default=_OUTPUT, help="file with one JSON object per example")
     task = _task_in(argv)
     if task is not None:
         _check_names(task, argv)
     for name, kind in _option_kinds([task] if task is not None else list_tasks()).items():
         group = parser.add_argument_group(f"of task {name}")
-        add_dataclass_options(group, kind, hyphens=False)
+        add_dataclass_options(group, kind)
     add_recipe_arguments(parser)
 
 
@@ -76,8 +77,8 @@ def _task_in(argv: Sequence[str]) -> str | None:
     for path in places:
         if named is None and path is not None:
             try:
-                recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+                recipe = read_yaml_file(path)
+            except FileError:
                 continue  # said where it is read
             named = recipe.get("task") if isinstance(recipe, dict) else None
     if named is None:
@@ -93,7 +94,9 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     options = None
     if kind is not None:
         options = kind(**{name: arguments[name] for name in _names(kind)})
-    from gatework.files import replacing
+    path = Path(arguments.output)
+    if kind is None or arguments.output != _OUTPUT:  # which a prompt, say, does not write
+        check_file("output", path)
     from gatework.tasks.task import Prediction
     from gatework.training.trained import make_task, predict, trained_module, write_rows
 
@@ -105,7 +108,6 @@ def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     if isinstance(found, str):
         print(found)
         return 0
-    path = Path(arguments.output)
     with replacing(path) as file:
         count = write_rows(file, found)
     noun = task.declaration.unit.example

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from gatework.cli.recipe_options import add_recipe_arguments, add_weights_arguments, recipe_and_weights
+from gatework.files import check_file, write_json
 
 if TYPE_CHECKING:
     from gatework.tasks.module import TaskModule
@@ -25,8 +26,9 @@ def add_arguments(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(arguments: Namespace, *, command: Sequence[str]) -> int:
     """Print a table of the scores."""
+    if arguments.json is not None:
+        check_file("json", Path(arguments.json))
     recipe, weights = recipe_and_weights(arguments)
-    from gatework.files import write_json
     from gatework.training.trained import make_task, score, split_batches, trained_module
 
     task = make_task(recipe)

@@ -11,13 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatework.checks import check_number, suggestion
 from gatework.files import read_json, write_atomically
 from gatework.page.quantities import format_count, format_seconds
-from gatework.registry import suggestion
 from gatework.study.plan import model_options
 from gatework.study.spec import RunSpec, spec_hash
 from gatework.tasks import create_task, task_declaration
@@ -56,8 +55,8 @@ def apply_budget(
     declared = task_declaration(runs[0].task)
     if kind not in declared.budgets:
         raise ValueError(f"budget {kind!r} is not known{suggestion(str(kind), list(declared.budgets))}")
-    if amount is not None and not (isinstance(amount, int | float) and isfinite(amount) and amount > 0):
-        raise ValueError(f"budget_amount must be a positive number of {kind}, got {amount!r}")
+    if amount is not None:
+        check_number("budget_amount", amount, above=0)
     if kind == "steps":
         planned = [_with_steps(run, int(amount)) for run in runs] if amount else list(runs)
         return planned, _steps_sentence(planned, declared)

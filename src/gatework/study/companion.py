@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatework.checks import check_names, suggestion
 from gatework.files import FileError
-from gatework.registry import suggestion
 from gatework.study.results import ResultStore
 from gatework.study.spec import STUDY_FILE, StudyError, StudySpec
 from gatework.study.summary import Summary, summarise
@@ -42,9 +42,7 @@ def companion_options(options: Mapping[str, Any], main: CompareOptions) -> dict[
     assert companion is not None
     declared = task_declaration(companion.task)
     meant = companion_meanings(declared)
-    for option in options:
-        if option not in meant:
-            raise TypeError(f"{companion.option} has no option {option!r}{suggestion(str(option), [*meant])}")
+    check_names(f"{companion.option} has no option", options, meant)
     fields: dict[str, Any] = {name: getattr(main, name) for name in INHERITED}
     fields["candidates"] = _without_rates(fields["candidates"])
     known = {scaling.option for scaling in declared.scalings}
@@ -103,8 +101,10 @@ def named_companion(companion: Companion | None) -> Iterator[None]:
         if companion is None:
             raise
         message = str(error)
-        names = companion_meanings(task_declaration(companion.task))
-        separator = "." if message.split(" ", 1)[0] in names else ": "
+        if message.startswith(f"{companion.option} "):
+            raise
+        name = message.split(" ", 1)[0].split(".", 1)[0]
+        separator = "." if name in companion_meanings(task_declaration(companion.task)) else ": "
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{companion.option}{separator}{message}") from error
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from gatework.files import check_directory
 from gatework.study.budget import apply_budget
 from gatework.study.companion import named_companion, read_companion
 from gatework.study.engine import EXECUTE, StudyOutcome, make_directory, plan_study, run_study, worker_setup
@@ -43,6 +44,7 @@ def compare(task: str, candidates: Any = None, **options: Any) -> Study:
 
 def run_comparison(options: CompareOptions) -> Study:
     """Do what :func:`compare` does, with its arguments already checked."""
+    check_directory("output", options.directory)
     directory, runs = options.directory, options.grid()
     beside, declared = options.beside, options.declaration.companion
     with ExitStack() as stack:

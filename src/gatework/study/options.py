@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gatework.registry import load_plugins, suggestion
+from gatework.checks import check_choice, check_number, check_sizes, suggestion
+from gatework.registry import load_plugins
 from gatework.study.companion import OWN, companion_options, named_companion
 from gatework.study.executor import EXECUTORS, check_executor
 from gatework.study.plan import plan_runs
@@ -127,10 +128,12 @@ class CompareOptions:
         _list(declared.sizes.plural, self.sizes)
         for name in _LISTS:
             _list(name, getattr(self, name))
-        if self.budget not in declared.budgets:
-            raise ValueError(f"budget must be one of {', '.join(declared.budgets)}, got {self.budget!r}")
-        if self.executor not in CHOICES:
-            raise ValueError(f"executor must be one of {', '.join(CHOICES)}, got {self.executor!r}")
+        check_choice("budget", self.budget, declared.budgets)
+        if self.budget_amount is not None:
+            check_number("budget_amount", self.budget_amount, above=0)
+        check_choice("executor", self.executor, CHOICES)
+        if self.workers is not None:
+            check_sizes(workers=self.workers)
         if self.executor != "print":
             check_executor(self.executor, self.workers, self.ray_address)
         elif self.workers is not None or self.ray_address is not None:
@@ -209,7 +212,9 @@ class CompareOptions:
         names = {meaning: option for option, meaning in option_meanings(declared).items()}
         words = ["gatework", "compare", self.task]
         for option, value in self._said(declared).items():
-            text = value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False)
+            text = str(value)
+            if not isinstance(value, str | Path):
+                text = json.dumps(value, default=_plain, ensure_ascii=False)
             words += [f"--{names.get(option, option)}", text]
         words += [word for plugin in self.plugins for word in ("--plugin", plugin)]
         return shlex.join(words)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from gatework.checks import check_int
 from gatework.study.spec import RunSpec, StudySpec
 from gatework.tasks import create_task, task_declaration
 from gatework.tasks.candidates import Candidate
@@ -53,7 +53,8 @@ def expand_grid(
     _check_axis(declared.sizes.plural, sizes)
     _check_axis("learning_rates", learning_rates)
     _check_axis("seeds", seeds)
-    _check_sizes(declared.sizes.name, sizes)
+    for size in sizes:
+        check_int(declared.sizes.name, size, at_least=1)
     return [
         RunSpec(
             task=task,
@@ -116,14 +117,6 @@ def _check_axis(name: str, values: Sequence[Any]) -> None:
         raise ValueError(f"{name} must differ, got {twice!r} twice")
 
 
-def _check_sizes(name: str, sizes: Sequence[Any]) -> None:
-    for size in sizes:
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"{name} must be an integer, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
 def model_options(task: Task, run: RunSpec) -> dict[str, Any]:
     """Return what a run's model is built from, as the ``model`` section of a recipe says it.
 
@@ -146,25 +139,18 @@ def check_runs(runs: Sequence[RunSpec]) -> None:
         ValueError: If a value is impossible, in the words of whatever refuses it.
         TypeError: If there is no such option.
     """
-    import torch
+    from gatework.tasks.module import check_model
 
-    from gatework.tasks.module import make_module
-
+    training = Training.of(runs[0].training)  # which they share
     for run in {replace(run, seed=0, learning_rate=1.0).run_id: run for run in runs}.values():
         try:
-            training = Training.of(run.training)
             task = create_task(run.task, run.setting)
-            with torch.device("meta"):
-                model = task.build_model(model_options(task, run))
-            with suppress(RuntimeError):  # of a module that looks at weights, which are not there
-                make_module(task, model, training, run.learning_rate)
-        except Exception as error:
-            # Models come from any library, which refuses what it cannot build by any kind of error.
+            check_model(task, model_options(task, run), training, run.learning_rate, named=run.model)
+        except Exception as error:  # tasks come from plugins too, which refuse by any kind of error
             kind = TypeError if isinstance(error, TypeError) else ValueError
             reason = str(error) if isinstance(error, TypeError | ValueError) else _named(error)
-            raise kind(
-                f"{run.candidate}, {run.setting_name}, {_size(task_declaration(run.task), run)}: {reason}"
-            ) from error
+            where = f"{run.candidate}, {run.setting_name}, {_size(task_declaration(run.task), run)}"
+            raise kind(f"{where}: {reason}") from error
 
 
 def _named(error: Exception) -> str:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gatework.checks import check_int, check_number, check_text
 from gatework.files import FileError, read_json
 from gatework.tasks import list_tasks, task_declaration
 from gatework.tasks.declaration import Axis, Declaration
@@ -94,10 +95,10 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         for name in ("task", "setting_name", "candidate"):
-            _check_text(name, getattr(self, name))
-        _check_integer("size", self.size, minimum=1)
-        _check_integer("seed", self.seed, minimum=0)
-        _check_rate(self.learning_rate)
+            check_text(name, getattr(self, name))
+        check_int("size", self.size, at_least=1)
+        check_int("seed", self.seed, at_least=0)
+        check_number("learning_rate", self.learning_rate, above=0)
         for name in ("setting", "training", "model", "measure"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} must be a mapping, got {getattr(self, name)!r}")
@@ -194,7 +195,7 @@ class StudySpec:
 
     def __post_init__(self) -> None:
         for name in ("name", "task", "command", "title", "budget", "created"):
-            _check_text(name, getattr(self, name))
+            check_text(name, getattr(self, name))
         budgets = self.declaration.budgets
         if self.budget_kind not in budgets:
             raise ValueError(f"budget_kind must be one of {', '.join(budgets)}, got {self.budget_kind!r}")
@@ -305,27 +306,6 @@ def _check_keys(what: str, value: Any, expected: set[str], *, optional: frozense
         raise ValueError(f"{what} has unknown keys {', '.join(unknown):.80}")
 
 
-def _check_text(name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be text, got {value!r:.80}")
-    if not value.strip():
-        raise ValueError(f"{name} must not be empty")
-
-
-def _check_integer(name: str, value: Any, *, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r:.80}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-
-
-def _check_rate(value: Any) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"learning_rate must be a number, got {value!r:.80}")
-    if not (is_finite_number(value) and value > 0):
-        raise ValueError(f"learning_rate must be positive and finite, got {value}")
-
-
 def _check_definition(definition: Any) -> None:
     if isinstance(definition, str) or not isinstance(definition, Mapping | Sequence):
         raise TypeError(f"definition must be an object, or a list of objects, got {definition!r:.80}")
@@ -347,6 +327,6 @@ def check_points(option: str, points: Any, *, least: int = 1) -> None:
     if isinstance(points, str) or not isinstance(points, Sequence):
         raise TypeError(f"{option} must be a list, got {points!r:.80}")
     for before, point in zip((least - 1, *points), points, strict=False):
-        _check_integer(option, point, minimum=least)
+        check_int(option, point, at_least=least)
         if point <= before:
             raise ValueError(f"{option} must grow, got {point} after {before}")

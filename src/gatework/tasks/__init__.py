@@ -10,7 +10,8 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gatework.registry import load_entry_points, suggestion
+from gatework.checks import named_in, suggestion
+from gatework.registry import load_entry_points
 
 if TYPE_CHECKING:
     from gatework.tasks.declaration import Declaration
@@ -107,7 +108,9 @@ def create_task(name: str, setting: Mapping[str, Any]) -> Task:
         ValueError: If there is no such task, or the setting is impossible.
         TypeError: If the setting has an unknown option or one of another type.
     """
-    return task_class(name).from_setting(setting)
+    kind = task_class(name)
+    with named_in("setting", setting):
+        return kind.from_setting(setting)
 
 
 def _imported(name: str, place: str) -> Any:

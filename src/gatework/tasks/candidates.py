@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gatework.checks import check_number
+
 if TYPE_CHECKING:
     from gatework.tasks.declaration import Axis
 
@@ -76,12 +78,15 @@ def own_rates(value: Any, label: str, axis: Axis) -> tuple[float, ...] | None:
     """Read the learning rates of one candidate.
 
     Raises:
-        TypeError: If they are no list.
+        TypeError: If they are no list of numbers.
+        ValueError: If one is not positive.
     """
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"learning_rates of {axis.name} {label!r} must be a list, got {value!r}")
+    for rate in value:
+        check_number(f"learning_rates of {axis.name} {label!r}", rate, above=0)
     return tuple(value)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from gatework.checks import check_choice
 from gatework.tasks.candidates import Candidate, check_nothing, effort_of_size, parse_candidates
 
 #: Columns of the tables of runs and cells, and options of ``compare``, that every study has.
@@ -312,8 +313,7 @@ class Declaration:
         if twice := sorted({name for name in taken if taken.count(name) > 1}):
             raise ValueError(f"options of a task must differ, got twice: {', '.join(twice)}")
         known = [cost.key for cost in self.all_costs]
-        if self.lean not in known:
-            raise ValueError(f"lean must be one of {', '.join(known)}, got {self.lean!r}")
+        check_choice("lean", self.lean, known)
 
     @property
     def all_costs(self) -> tuple[Cost, ...]:

@@ -251,8 +251,9 @@ class LanguageTask(Task):
         for option in own:
             if option in options:
                 raise TypeError(f"model has no option {option!r} here: the task says it")
-        mixers = options.get("mixers") or ["attention"]
-        defaults = {"num_hidden_layers": max(2, len(mixers)), "use_cache": False}
+        mixers = options.get("mixers")
+        num_layers = max(2, len(mixers)) if isinstance(mixers, list | tuple) else 2
+        defaults = {"num_hidden_layers": num_layers, "use_cache": False}
         return model_config({**own, **defaults, **options})
 
     def work(self, batch: TokenBatch) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from gatework.checks import named_in
 from gatework.tasks.task import Task, Training
 
 #: How many parameters an error message names.
@@ -201,6 +203,38 @@ def make_module(task: Task, model: nn.Module, training: Training, learning_rate:
         if all(getattr(kind, name) is getattr(TaskModule, name) for name in (part, whole)):
             raise TypeError(f"{kind.__name__}, the module of {type(task).__name__}, lacks {part}")
     return module
+
+
+def check_model(
+    task: Task,
+    options: Mapping[str, Any],
+    training: Training,
+    learning_rate: float,
+    *,
+    named: Collection[str] | None = None,
+) -> None:
+    """Build what would be trained, without memory for its weights, and refuse what cannot be built.
+
+    Args:
+        task: What it is trained for.
+        options: Those of the model.
+        training: Optimizer and schedule.
+        learning_rate: Peak learning rate.
+        named: The options that the caller knows as ``model.NAME``; all of them by default.
+
+    Raises:
+        TypeError: If there is no such option, or a value has another type.
+        ValueError: If a value is impossible, in the words of whatever refuses it.
+    """
+    try:
+        with torch.device("meta"), named_in("model", options if named is None else named):
+            model = task.build_model(options)
+        with contextlib.suppress(RuntimeError):  # of a module that looks at weights, which are not there
+            make_module(task, model, training, learning_rate)
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:  # models come from any library, which refuses by any kind of error
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def rate_factor(step: int, training: Training) -> float:

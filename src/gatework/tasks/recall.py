@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from gatework.checks import check_choice, check_compat, check_names, check_seed, check_sizes, suggestion
 from gatework.data import counting
-from gatework.data.checks import check_choice
 from gatework.data.mqar import Mode, MQARConfig
 from gatework.data.recall_mixture import (
     Compat,
@@ -21,7 +21,6 @@ from gatework.data.recall_mixture import (
 from gatework.data.recall_variants import CompositionalConfig, ForgettingConfig
 from gatework.data.segment import TokenBatch
 from gatework.models.language.decoder import GateworkForCausalLM
-from gatework.registry import suggestion
 from gatework.tasks.language import LanguageTask
 from gatework.tasks.next_token import NextTokenModule
 from gatework.tasks.task import Quality, Training
@@ -65,7 +64,8 @@ class RecallTask(LanguageTask):
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, ("fast", "compat"))
-        check_choice("compat", self.compat, (None, "official"))
+        check_compat(self.compat)
+        check_seed(self.data_seed, "data_seed")
         if not self.test:
             raise ValueError("test must hold at least one setting, got none")
         if self.validation is not None and not self.validation:
@@ -93,7 +93,9 @@ class RecallTask(LanguageTask):
         else:
             num_train, num_test = options.pop("num_train", 20_000), options.pop("num_test", 1_000)
             num_validation = options.pop("num_validation", num_test)
-            splits = [[{**options, "num_examples": num}] for num in (num_train, num_validation, num_test)]
+            numbers = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
+            check_sizes(**numbers)
+            splits = [[{**options, "num_examples": number}] for number in numbers.values()]
         train, validation, test = (
             None if split is None else tuple(map(segment_config, split)) for split in splits
         )
@@ -173,10 +175,7 @@ def segment_config(options: Mapping[str, Any]) -> RecallConfig:
     name = options.pop("variant", "mqar")
     if name not in VARIANTS:
         raise ValueError(f"variant {name!r} is not a recall task{suggestion(str(name), sorted(VARIANTS))}")
-    known = {field.name for field in fields(VARIANTS[name])}
-    for option in options:
-        if option not in known:
-            raise TypeError(f"variant {name!r} has no option {option!r}{suggestion(option, sorted(known))}")
+    check_names(f"variant {name!r} has no option", options, {field.name for field in fields(VARIANTS[name])})
     return VARIANTS[name](**options)
 
 

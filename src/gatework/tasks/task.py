@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from gatework.registry import suggestion
+from gatework.checks import check_choice, check_int, check_names, check_number, check_text
 from gatework.tasks.declaration import Declaration, Scaling
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ class Training:
         optimizer: ``"adamw"``, or ``"sgd"`` with momentum 0.9.
 
     Raises:
+        TypeError: If a value has another type.
         ValueError: If a value is out of range.
     """
 
@@ -49,25 +49,17 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "evaluations"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"training.{name} must be a whole number of at least 1, got {value!r}")
+            check_int(f"training.{name}", getattr(self, name), at_least=1)
         if self.evaluations > self.steps:
             raise ValueError(
                 f"training.evaluations must be at most steps={self.steps}, got {self.evaluations}"
             )
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"training.optimizer must be 'adamw' or 'sgd', got {self.optimizer!r}")
-        for name, low, high in (
-            ("weight_decay", 0.0, sys.float_info.max),
-            ("warmup", 0.0, 1.0),
-            ("final_rate", 0.0, 1.0),
-            ("gradient_clip", sys.float_info.min, sys.float_info.max),
-            ("beta2", 0.0, 1.0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not low <= value <= high:
-                raise ValueError(f"training.{name} must be a number from {low:g} to {high:g}, got {value!r}")
+        check_choice("training.optimizer", self.optimizer, ("adamw", "sgd"))
+        check_number("training.weight_decay", self.weight_decay, at_least=0)
+        check_number("training.warmup", self.warmup, at_least=0, at_most=1)
+        check_number("training.final_rate", self.final_rate, at_least=0, at_most=1)
+        check_number("training.gradient_clip", self.gradient_clip, above=0)
+        check_number("training.beta2", self.beta2, at_least=0, below=1)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Training:
@@ -78,9 +70,7 @@ class Training:
             ValueError: If a value is out of range.
         """
         known = [field.name for field in fields(cls)]
-        for option in options:
-            if option not in known:
-                raise TypeError(f"training has no option {option!r}{suggestion(str(option), known)}")
+        check_names("training has no option", options, known)
         return cls(**options)
 
 
@@ -103,18 +93,16 @@ class Quality:
     range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f"quality name must be text, got {self.name!r}")
-        if self.better not in ("higher", "lower"):
-            raise ValueError(f"better must be 'higher' or 'lower', got {self.better!r}")
+        check_text("name", self.name)
+        check_choice("better", self.better, ("higher", "lower"))
         if not isinstance(self.unit, str):
             raise TypeError(f"unit must be text, got {self.unit!r}")
         if self.range is not None and not (
             len(self.range) == 2 and all(map(_is_finite, self.range)) and self.range[0] < self.range[1]
         ):
             raise ValueError(f"range must be two growing numbers, got {self.range!r}")
-        if self.chance is not None and not _is_finite(self.chance):
-            raise ValueError(f"chance must be a finite number, got {self.chance!r}")
+        if self.chance is not None:
+            check_number("chance", self.chance)
 
 
 def _is_finite(value: Any) -> bool:
@@ -150,9 +138,8 @@ class Task:
             ValueError: If a value is out of range.
         """
         known = list(getattr(cls, "__dataclass_fields__", {}))
-        for option in setting:
-            if known and option not in known:
-                raise TypeError(f"setting has no option {option!r}{suggestion(str(option), known)}")
+        if known:
+            check_names("setting has no option", setting, known)
         return cls(**setting)
 
     def describe(self) -> list[str]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from gatework.checks import check_choice, check_int, check_names, check_number, check_text, check_texts
 from gatework.data.ar_slices import BigramCounts, candidate_bigrams, max_train_count_for
-from gatework.data.checks import check_choice, check_int
 from gatework.data.documents import skipped_words
 from gatework.data.loader import ResumableLoader
 from gatework.data.packing import PackedRows, PaddedRows
@@ -26,7 +26,6 @@ from gatework.data.tokenizer import TextTokenizer
 from gatework.data.tokens import TokenCorpus, load_tokens
 from gatework.files import replacing
 from gatework.models.language.decoder import GateworkForCausalLM
-from gatework.registry import suggestion
 from gatework.tasks.continue_text import continue_text, tokenizer_beside
 from gatework.tasks.language import LanguageTask
 from gatework.tasks.module import TaskModule
@@ -112,8 +111,7 @@ class TextTask(LanguageTask):
         check_choice("packing", self.packing, get_args(Packing))
         if self.max_train_count is not None:
             check_int("max_train_count", self.max_train_count, at_least=0)
-        if not isinstance(self.ar_share, int | float) or not 0 < self.ar_share < 1:
-            raise ValueError(f"ar_share must be a number between 0 and 1, got {self.ar_share!r}")
+        check_number("ar_share", self.ar_share, above=0, below=1)
         for split in get_args(_Evaluated):
             self._evaluated(split)  # refuses a corpus without enough text
 
@@ -128,12 +126,13 @@ class TextTask(LanguageTask):
         options = dict(setting)
         of_source = [entry.name for entry in fields(TextSource)]
         known = of_source + [entry.name for entry in fields(cls) if entry.name != "source"]
-        for option in options:
-            if option not in known:
-                raise TypeError(f"task 'text' has no option {option!r}{suggestion(option, known)}")
+        check_names("task 'text' has no option", options, known)
         source = {name: options.pop(name) for name in of_source if name in options}
-        if source.get("suffixes") is not None:
-            source["suffixes"] = tuple(source["suffixes"])
+        for name, value in source.items():
+            if name == "suffixes" and value is not None:
+                source[name] = check_texts(name, value)
+            elif name not in ("max_bytes", "vocab_size") and value is not None:
+                check_text(name, value)
         return cls(TextSource(**source), **options)
 
     @property

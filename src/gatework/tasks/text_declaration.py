@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gatework.data.checks import check_int, check_number
+from gatework.checks import check_int, check_number
 from gatework.tasks.declaration import Companion
 from gatework.tasks.language import LANGUAGE
 
@@ -31,9 +31,7 @@ class TextPrediction:
         if self.prompt == "":
             raise ValueError("prompt must hold at least one character, got ''")
         check_int("max_new_tokens", self.max_new_tokens, at_least=1)
-        check_number("temperature", self.temperature)
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        check_number("temperature", self.temperature, at_least=0)
 
 
 TEXT = replace(

@@ -20,9 +20,17 @@ from lightning import LightningDataModule, Trainer
 
 from gatework.checkpoints import CheckpointError, load_checkpoint
 from gatework.data.loader import ResumableLoader
-from gatework.files import FileError, exclusive, remove_leftovers, write_atomically, write_json
+from gatework.files import (
+    FileError,
+    check_directory,
+    exclusive,
+    remove_leftovers,
+    take_name,
+    write_atomically,
+    write_json,
+)
 from gatework.signals import StopSignals
-from gatework.tasks.module import DivergedError, TaskModule, make_module
+from gatework.tasks.module import DivergedError, TaskModule, check_model, make_module
 from gatework.tasks.task import Task, Training
 from gatework.training.callbacks import check_callbacks, make_callbacks
 from gatework.training.checkpoint_io import read_checkpoint
@@ -59,10 +67,13 @@ def fit(recipe: Recipe, directory: Path, *, plugins: Sequence[str] = (), resume_
         ValueError: If a value is impossible.
     """
     check_callbacks(recipe.callbacks, plugins)
+    check_directory("output", directory)
     if not _is_first_process():  # the first has checked everything, and says what there is to say
         with contextlib.suppress(DivergedError, InterruptedTrainingError), StopSignals() as signals:
             _Fit(recipe, directory, plugins, signals).train()
         return 0
+    if not (directory / RECIPE).is_file():  # whoever wrote one there has checked it
+        check_recipe(recipe, plugins)
     with StopSignals() as signals, _claimed(recipe, directory) as is_new:
         if (directory / RESULT).is_file():
             print(
@@ -287,6 +298,27 @@ def _freed_if_impossible(directory: Path, *, is_new: bool) -> Iterator[None]:
         raise
 
 
+def check_recipe(recipe: Recipe, plugins: Sequence[str] = ()) -> None:
+    """Refuse a recipe that could not be trained, by making all of it but the weights.
+
+    Args:
+        recipe: What to train.
+        plugins: Modules whose callbacks the recipe may name, imported already.
+
+    Raises:
+        TypeError: If there is no such option, or a value has another type.
+        ValueError: If a value is impossible.
+    """
+    try:
+        make_callbacks(recipe.callbacks, plugins)
+        task = make_task(recipe)
+        check_model(task, recipe.model, _resolve(recipe, task), recipe.learning_rate)
+    except (TypeError, ValueError, OSError):
+        raise
+    except Exception as error:  # tasks come from plugins too, which refuse by any kind of error
+        raise ValueError(f"task {recipe.task!r} cannot be made: {type(error).__name__}: {error}") from error
+
+
 def _resolve(recipe: Recipe, task: Task) -> Training:
     """Count the steps of a training in epochs."""
     per_epoch = None
@@ -334,8 +366,8 @@ def _save_model(task: Task, model: Any, directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     task.save_model(model, temporary)
     if directory.exists():
-        os.replace(directory, old)
-    os.replace(temporary, directory)
+        take_name(directory, old)
+    take_name(temporary, directory)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
-from gatework.data.checks import check_bool, check_int
+from gatework.checks import check_bool, check_choice, check_int, check_probability
 from gatework.tasks.task import Training
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
@@ -52,19 +52,14 @@ class TrainerOptions:
 
     def __post_init__(self) -> None:
         for name, choices in (("accelerator", Accelerator), ("strategy", Strategy), ("precision", Precision)):
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                known = ", ".join(get_args(choices))
-                raise ValueError(f"trainer.{name} must be one of {known}, got {value!r}")
+            check_choice(f"trainer.{name}", getattr(self, name), get_args(choices))
         for name in ("devices", "accumulate_grad_batches", "checkpoint_every", "log_every"):
             check_int(f"trainer.{name}", getattr(self, name), at_least=1)
         check_int("trainer.num_workers", self.num_workers, at_least=0)
         for name in ("wandb", "mlflow", "progress_bar"):
             check_bool(f"trainer.{name}", getattr(self, name))
-        if self.ema_decay is not None and not (
-            isinstance(self.ema_decay, float) and 0.0 <= self.ema_decay < 1.0
-        ):
-            raise ValueError(f"trainer.ema_decay must be a number from 0 to below 1, got {self.ema_decay!r}")
+        if self.ema_decay is not None:
+            check_probability("trainer.ema_decay", self.ema_decay)
 
 
 #: Options of the trainer that change no number: a training may be resumed with others.

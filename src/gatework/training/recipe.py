@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from gatework.checks import check_names, check_number, check_seed
 from gatework.files import FileError
 from gatework.training.options import CHANGE_NOTHING, FitTraining, TrainerOptions, option_names
-
-_MOST_BYTES = 2**20
+from gatework.yaml_values import read_yaml, read_yaml_file, write_yaml
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,8 @@ class Recipe:
     callbacks: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be a whole number from 0 to below 2**32, got {self.seed!r}")
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_seed(self.seed)
         if self.training.evaluations > self.training.steps:
             raise ValueError("training.evaluations must be at most training.steps")
 
@@ -58,7 +54,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the recipe as text."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.to_dict())
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -69,8 +65,7 @@ class Recipe:
             ValueError: If a value is impossible.
         """
         known = [own.name for own in dataclasses.fields(cls)]
-        if unknown := sorted(values.keys() - set(known)):
-            raise TypeError(f"a recipe has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+        check_names("a recipe has no", values, known)
         if not isinstance(values.get("task"), str):
             raise TypeError(f"task must be the name of a task, got {values.get('task')!r}")
         options = dict(values)
@@ -87,9 +82,7 @@ class Recipe:
 def _options(name: str, kind: type[Any], values: Any) -> Any:
     if not isinstance(values, Mapping):
         raise TypeError(f"{name} must be a mapping, got {values!r}")
-    known = option_names(kind)
-    if unknown := sorted(set(values) - set(known)):
-        raise TypeError(f"{name} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+    check_names(f"{name} has no option", values, option_names(kind))
     return kind(**values)
 
 
@@ -103,14 +96,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     if not path.is_file():
         raise FileError(f"{path} does not exist; a training writes it when it begins")
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise FileError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, and no recipe")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise FileError(f"{path} is not valid YAML: {error}") from error
+    values = read_yaml_file(path)
     if not isinstance(values, dict):
         raise FileError(f"{path} holds no mapping but a {type(values).__name__}")
     return Recipe.from_dict(values)
@@ -133,7 +119,7 @@ _UNSET = object()
 
 def _normal(values: dict[str, Any]) -> dict[str, Any]:
     """Return ``values`` as they come back from a file (tuples are lists)."""
-    normal: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))
+    normal: dict[str, Any] = read_yaml(write_yaml(values))
     return normal
 
 
