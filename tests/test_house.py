@@ -34,7 +34,8 @@ HOUSE = (
     ("ops",),
     ("masks",),
     ("page",),
-    ("files", "published", "signals"),
+    ("yaml_values",),
+    ("checks", "files", "published", "signals"),
     ("_version", "__init__"),
 )
 FLOOR = {name: len(HOUSE) - level for level, names in enumerate(HOUSE) for name in names}

@@ -77,7 +77,7 @@ THREE, FIVE = torch.tensor([3]), torch.tensor([2, 3])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "flash"}, "backend must be None or one of cutlass-fmha, .* got 'flash'"),
+        ({"backend": "flash"}, "backend must be one of None, c.*ackwell-fmha, flex-fmha, got 'flash'"),
         ({"kernel_schedule": "fast"}, "kernel_schedule must be None or one of non, coop, pp, got 'fast'"),
         ({"seqlens_Q": FIVE}, "must be given together, for as many sequences, got 2 and 1"),
         (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from jsonargparse import ArgumentParser
 
 from gatework.cli import compare
+from gatework.cli.parser import Parser
 from gatework.study.options import CompareOptions
 from gatework.study.plan import check_runs, make_study
 from tests.recipe_files import RECIPES, language_models, studies, task_of, trainings
@@ -23,7 +23,7 @@ def test_every_recipe_is_of_one_kind():
 
 @pytest.mark.parametrize("path", studies(), ids=lambda path: path.stem)
 def test_a_recipe_could_start(path):
-    parser = ArgumentParser(exit_on_error=False)
+    parser = Parser()
     words = [task_of(path), f"--config={path}"]
     compare.add_arguments(parser, words)
     options = parser.parse_args(words).as_dict()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gatework.registry import list_models, model_entry
 from tests.golden import systems
+from tests.warm_python import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs" / "systems").glob("*.md"))
@@ -65,12 +63,5 @@ def test_the_site_lists_the_page(page):
 def test_the_code_of_the_page_works(page, tmp_path):
     program = "\n".join(block for language, block in CODE.findall(page.read_text()) if language == "python")
     assert program
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_python(["-W", "error", "-c", program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr

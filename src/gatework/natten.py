@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gatework.checks import check_choice
 from gatework.layers.vision.neighborhood import (
     BiasedNeighborhoodAttention1D,
     BiasedNeighborhoodAttention2D,
@@ -131,8 +132,7 @@ def attention(  # noqa: D417 (the others are described as one)
     Raises:
         ValueError: If shapes, lengths or edges do not fit, or ``backend`` is unknown.
     """
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"backend must be None or one of {', '.join(_BACKENDS)}, got {backend!r}")
+    check_choice("backend", backend, (None, *_BACKENDS))
     check_kernel_schedule(kernel_schedule)
     q_edges = _edges("Q", query, seqlens_Q, cumulative_seqlen_Q)
     kv_edges = _edges("KV", key, seqlens_KV, cumulative_seqlen_KV)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from gatework.bench.attention.families import FAMILIES
 from gatework.bench.attention.gate import TOLERANCES
+from tests.warm_python import run_python
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "bench.md").read_text()
 
 
 def test_its_code_runs(tmp_path):
     (program,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=200
-    )
+    done = run_python(["-c", program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "12 measured" in done.stdout
     assert [*tmp_path.iterdir()] == []

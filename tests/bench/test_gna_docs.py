@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from gatework.bench.gna import gna
 from gatework.bench.gna.table import row_texts
 from gatework.cli import main
+from tests.warm_python import run_python
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "gna.md").read_text()
 SHOWN = (
@@ -48,9 +47,7 @@ def commands() -> list[str]:
 
 def test_its_code_prints_what_its_comments_say(tmp_path):
     (program,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=200
-    )
+    done = run_python(["-c", program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     expected = re.findall(r"print\(.*\)  # (.*)", program)
     assert len(expected) == 5

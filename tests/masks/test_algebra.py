@@ -119,7 +119,7 @@ def test_wrong_lengths_and_offsets_are_named():
         Full().to_dense(-1, 2)
     with pytest.raises(ValueError, match="kv_length must be at least 0, got -2"):
         Full().to_dense(1, -2)
-    with pytest.raises(TypeError, match=r"offset must be an integer position, got 1\.5"):
+    with pytest.raises(TypeError, match=r"offset must be an integer, got 1\.5"):
         Causal().with_query_offset(1.5)
 
 

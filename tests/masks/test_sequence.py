@@ -38,9 +38,9 @@ def test_a_window_to_the_left_has_one_key_more_than_its_size():
     [
         (-1, 0, ValueError, "left must be at least 0, got -1"),
         (3, -2, ValueError, "right must be at least 0, got -2"),
-        (1.5, 0, TypeError, r"left must be an integer number of keys, got 1\.5"),
-        (1, None, TypeError, "right must be an integer number of keys, got None"),
-        (True, 0, TypeError, "left must be an integer number of keys, got True"),
+        (1.5, 0, TypeError, r"left must be an integer, got 1\.5"),
+        (1, None, TypeError, "right must be an integer, got None"),
+        (True, 0, TypeError, "left must be an integer, got True"),
     ],
 )
 def test_wrong_windows_are_named(left, right, error, message):

@@ -16,6 +16,7 @@ from gatework.layers.sequence.mixer import Mixer
 from gatework.models.language import zoology
 from gatework.models.language.decoder import GateworkConfig, GateworkForCausalLM, GateworkModel
 from tests.layers.sequence.test_every_mixer import OPTIONS
+from tests.warm_python import run_python
 
 MIXERS = {name: {"name": name, **sets[0]} for name, sets in OPTIONS.items()}
 every_mixer = pytest.mark.parametrize("mixer", sorted(MIXERS))
@@ -106,7 +107,7 @@ assert type(AutoConfig.from_pretrained({str(tmp_path)!r})) is gatework.hf.Gatewo
 assert type(AutoModel.from_pretrained({str(tmp_path)!r})) is gatework.hf.GateworkModel
 assert type(AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})) is gatework.hf.GateworkForCausalLM
 """
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    run_python(["-c", program], check=True)
 
 
 def test_checkpointing_gives_equal_gradients():
@@ -208,6 +209,35 @@ def test_dropout_only_while_training():
     x = tokens(2, 6)
     assert not torch.equal(model.train()(x).logits, model(x).logits)
     assert torch.equal(model.eval()(x).logits, model(x).logits)
+
+
+def test_drop_path_drops_a_branch_of_whole_sequences():
+    drop = tiny(drop_path_rate=0.25).train().model.layers[0].drop_path
+    x = torch.randn(400, 3, 5, generator=torch.Generator().manual_seed(0)).double()
+    torch.manual_seed(0)
+    y = drop(x)
+    kept = y.abs().sum((1, 2)) > 0
+    assert 0.68 < kept.double().mean() < 0.82
+    torch.testing.assert_close(y, x * kept[:, None, None] / 0.75)
+    assert drop.eval()(x) is x
+    assert tiny(drop_path_rate=0.25).state_dict().keys() == tiny().state_dict().keys()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5, float("nan")])
+def test_a_rate_that_leaves_nothing_is_refused(rate):
+    with pytest.raises(ValueError, match=f"drop_path_rate must be .*, got {rate}"):
+        tiny(drop_path_rate=rate)
+
+
+def test_without_drop_path_timm_is_not_imported():
+    program = """
+import sys
+from gatework import create_model
+model = create_model("gatework", vocab_size=8, hidden_size=16)
+assert "timm" not in sys.modules, "imported for nothing"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_initial_weights():

@@ -396,3 +396,13 @@ def test_compiles_without_a_break(options):
         outputs_and_gradients(compiled, tensors, options),
         outputs_and_gradients(ops.attention, tensors, options),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_definition_takes_a_bias_in_more_digits_than_the_rest(dtype):
+    q, k, v = (randn(1, 2, 9, 4, dtype=dtype) for _ in range(3))
+    options = {"mask": Causal(), "bias": ops.Alibi.for_heads(2)}
+    ours = ops.attention(q, k, v, **options, engine="reference")
+    assert ours.dtype == dtype
+    wanted = ops.attention(q.double(), k.double(), v.double(), **options, engine="reference")
+    torch.testing.assert_close(ours.double(), wanted, rtol=0.05, atol=0.05)

@@ -1,8 +1,5 @@
 """Every engine computes what the reference defines: any mask, shape, dtype and option, gradients included."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +12,7 @@ from gatework.ops.attention import Alibi, blocked, kernels
 from gatework.ops.attention.planning import TileSize, make_plan
 from tests.masks.families import FAMILIES
 from tests.ops.test_attention import DOUBLE, assert_same, outputs_and_gradients, randn
+from tests.warm_python import run_python
 
 #: Small tiles, so that small masks have many; and the tiles that are used.
 TILES = [TileSize(4, 3, 4, 2), TileSize(7, 5, 9, 1), None]
@@ -255,7 +253,7 @@ def attend(q):
 q = torch.randn(1, 2, 300, 4, dtype=torch.float64)
 assert torch.equal(torch.compile(attend, fullgraph=True, backend="aot_eager")(q), attend(q))
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_python(["-c", program], check=True)
 
 
 @pytest.mark.parametrize("name", ["blocked-torch", pytest.param("blocked-numba", marks=needs_numba)])
@@ -313,5 +311,5 @@ try:
 except ValueError as error:
     print(error)
 """
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    said = run_python(["-c", program], check=True).stdout
     assert said == "engine 'blocked-numba' needs numba: pip install 'gatework[cpu]'\n"

@@ -90,10 +90,11 @@ def test_wrong_tensors_are_named(tensors, message):
         ),
         ({"bias": torch.ones(3, 4, 5, 7)}, ValueError, r"bias must broadcast .* got \(3, 4, 5, 7\)"),
         ({"bias": torch.ones(5, 7) > 0}, TypeError, "bias must be floating point, got torch.bool"),
-        ({"sinks": torch.ones(2)}, ValueError, r"sinks must have shape \(heads=4,\), got \(2,\)"),
+        ({"sinks": torch.ones(2)}, ValueError, r"sinks must have shape \(heads,\)=\(4,\), got \(2,\)"),
         ({"scale": math.nan}, ValueError, "scale must be finite, got nan"),
-        ({"softcap": 0.0}, ValueError, r"softcap must be positive and finite, got 0\.0"),
-        ({"softcap": -2.0}, ValueError, r"softcap must be positive and finite, got -2\.0"),
+        ({"scale": "2"}, TypeError, "scale must be a number, got '2'"),
+        ({"softcap": 0.0}, ValueError, r"softcap must be positive, got 0\.0"),
+        ({"softcap": -2.0}, ValueError, r"softcap must be positive, got -2\.0"),
         ({"dropout_p": 1.0}, ValueError, r"dropout_p must be at least 0 and below 1, got 1\.0"),
         ({"dropout_p": -0.1}, ValueError, r"dropout_p must be at least 0 and below 1, got -0\.1"),
         ({"engine": "fast"}, ValueError, "engine must be one of reference, dense, blocked, .*, got 'fast'"),
@@ -136,7 +137,7 @@ def test_a_kernel_says_that_it_computes_in_float32():
     [
         (lambda: Alibi(()), ValueError, r"slopes must be finite numbers, one per query head, got \(\)"),
         (lambda: Alibi((math.inf,)), ValueError, "slopes must be finite numbers"),
-        (lambda: Alibi((1.0,), 0.5), TypeError, "query_offset must be an integer position, got 0.5"),
+        (lambda: Alibi((1.0,), 0.5), TypeError, r"query_offset must be an integer, got 0\.5"),
         (lambda: Alibi.for_heads(0), ValueError, "num_heads must be at least 1, got 0"),
     ],
 )

@@ -168,8 +168,8 @@ def test_gradients_and_precision(name):
     ("name", "options", "message"),
     [
         ("tanh", {}, "feature_map must be one of identity, .*, got 'tanh'"),
-        ("elu", {"num_features": 4}, "num_features must be at least 1, .* got 4 for 'elu'"),
-        ("performer", {"num_features": 0}, "got 0 for 'performer'"),
+        ("elu", {"num_features": 4}, "num_features is for feature_map 'performer' or .*got 4 for 'elu'"),
+        ("performer", {"num_features": 0}, "num_features must be at least 1, got 0"),
         ("relu", {"both_signs": False}, "both_signs=False is for feature_map exp_dim, .*, got 'relu'"),
         ("cosformer", {"max_length": 0}, "max_length must be at least 1, got 0"),
     ],

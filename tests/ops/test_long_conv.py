@@ -123,5 +123,5 @@ def test_wrong_kernels_are_named(shape, count):
 @pytest.mark.bad_input
 @pytest.mark.parametrize("count", [-1, 9])
 def test_wrong_counts_are_named(count):
-    with pytest.raises(ValueError, match=f"count must be between 0 and the length 8 of x, got {count}"):
+    with pytest.raises(ValueError, match=f"count must be between 0 and 8, got {count}"):
         causal_conv_tail(torch.randn(1, 8, 4), torch.randn(4, 3), count)

@@ -1,8 +1,6 @@
 """Sigmoid attention: the formula, every engine against it, its promises, and what a wrong call is told."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -28,6 +26,7 @@ from gatework.ops.attention.planning import TileSize
 from gatework.ops.sigmoid_attention import blocked
 from tests.masks.families import FAMILIES
 from tests.ops.test_attention import DOUBLE, assert_same, broadcastable, outputs_and_gradients, randn
+from tests.warm_python import run_python
 
 needs_numba = pytest.mark.skipif(not kernels.is_available(), reason="numba is not installed")
 #: An engine, what it computes in, and how far it may lie from the definition in float64: rounding alone.
@@ -385,7 +384,7 @@ for length in (300, 310, 321):
     expected = ops.sigmoid_attention(q, k, k, is_causal=True)
     torch.testing.assert_close(compiled(q, k, k, is_causal=True), expected)
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_python(["-c", program], check=True)
 
 
 @pytest.mark.parametrize("name", ["blocked-torch", pytest.param("blocked-numba", marks=needs_numba)])

@@ -19,7 +19,7 @@ _Q = torch.zeros(2, 4, 5, 8)
         ({"q": torch.zeros(5, 8)}, ValueError, r"q must be floating point of shape.*got.*\(5, 8\)"),
         ({"k": torch.zeros(2, 3, 5, 8)}, ValueError, "heads of k must divide those of q, 4, got 3"),
         ({"v": torch.zeros(2, 4, 6, 8)}, ValueError, r"v must have the batch, heads and length of k"),
-        ({"bias": "low"}, TypeError, "bias must be a number or a floating point tensor, got 'low'"),
+        ({"bias": "low"}, TypeError, "bias must be a number, got 'low'"),
         ({"bias": math.inf}, ValueError, "bias must be finite, got inf"),
         ({"bias": torch.ones(4, 1, 1).int()}, TypeError, "bias must be floating point, got torch.int32"),
         (
@@ -41,7 +41,7 @@ _Q = torch.zeros(2, 4, 5, 8)
             r"alibi_slopes must have shape \(heads=4,\) or .*\(3,\)",
         ),
         ({"scale": math.nan}, ValueError, "scale must be finite, got nan"),
-        ({"query_offset": 1.5}, TypeError, "query_offset must be an integer position, got 1.5"),
+        ({"query_offset": 1.5}, TypeError, r"query_offset must be an integer, got 1\.5"),
         ({"dropout_p": 1.0}, ValueError, "dropout_p must be at least 0 and below 1, got 1.0"),
         ({"engine": "flash"}, ValueError, "engine must be one of reference, dense, blocked,.* got 'flash'"),
         (

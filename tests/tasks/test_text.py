@@ -126,9 +126,9 @@ def test_predictions_are_text_again(corpus):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"packing": "tight"}, "packing must be one of 'crops', 'packed', 'padded'"),
+        ({"packing": "tight"}, "packing must be one of crops, packed, padded, got 'tight'"),
         ({"max_train_count": -1}, "max_train_count must be"),
-        ({"ar_share": 6.4}, "ar_share must be a number between 0 and 1, got 6.4"),
+        ({"ar_share": 6.4}, r"ar_share must be positive and below 1, got 6\.4"),
         ({"vocab_size": 10**6}, "vocab_size must be at most"),
         ({"tokeniser": "bpe"}, "did you mean 'tokenizer'"),
         ({"length": 10**6}, "length must be below"),

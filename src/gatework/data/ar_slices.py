@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from gatework.checks import check_int, check_number
 from gatework.data.bigram_counts import BigramCounts as BigramCounts
 from gatework.data.bigram_counts import check_tokens
-from gatework.data.checks import check_int, check_number
 from gatework.data.segment import IGNORED
 
 #: The published threshold, and the number of training tokens that it was counted over.
@@ -145,9 +145,7 @@ def max_train_count_for(
         TypeError: If ``share`` is not a number.
         ValueError: If it is not in 0 .. 1, no position has a label, or as :func:`recalled_bigrams`.
     """
-    check_number("share", share)
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be between 0 and 1, got {share}")
+    check_number("share", share, at_least=0, at_most=1)
     num_labels = int((labels != IGNORED).sum())
     if not num_labels:
         raise ValueError("labels must ask for at least one token, but all are -100")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from gatework.data.checks import check_int
+from gatework.checks import check_int
 
 # A table of all pairs up to this many, sorted keys of the pairs that occur above.
 _MOST_PAIRS = 2**22

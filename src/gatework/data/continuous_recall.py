@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gatework.data.checks import check_bool, check_int, check_seed
+from gatework.checks import check_bool, check_int, check_seed
 from gatework.data.segment import EmbeddedSegment
 
 

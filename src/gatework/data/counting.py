@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from gatework.data.checks import check_int, check_seed
+from gatework.checks import check_int, check_seed
 from gatework.data.segment import IGNORED, TokenSegment
 
 # The token that asks for the answer, after the bits 0 and 1.

@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gatework.data.checks import check_choice, check_int
+from gatework.checks import check_choice, check_int, suggestion
 from gatework.data.documents import BINARY, EMPTY, NOT_UTF8, Document, files, is_local, skipped_words
-from gatework.registry import suggestion
 
 # How `datasets` calls the reader of a file.
 _READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from gatework.data.checks import check_bool, check_choice, check_int, check_seed
+from gatework.checks import check_bool, check_choice, check_int, check_seed
 from gatework.data.recall_layout import (
     blank_examples,
     check_recall_fields,

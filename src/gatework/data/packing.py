@@ -13,7 +13,7 @@ from jaxtyping import Int64, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gatework.data.checks import check_int, check_seed
+from gatework.checks import check_int, check_seed
 from gatework.data.segment import IGNORED
 from gatework.data.tokens import TokenSplit
 

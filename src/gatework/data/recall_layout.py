@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from gatework.data.checks import check_int
+from gatework.checks import check_int
 from gatework.data.sampling import filler_tokens
 from gatework.data.segment import IGNORED
 

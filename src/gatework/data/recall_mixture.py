@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from gatework.checks import SEED_LIMIT, check_choice, check_compat, check_int, check_seed
 from gatework.data import counting
-from gatework.data.checks import SEED_LIMIT, check_choice, check_int, check_seed
 from gatework.data.loader import ResumableLoader
 from gatework.data.mqar import Mode, MQARConfig, make_mqar
 from gatework.data.recall_variants import (
@@ -135,7 +135,7 @@ class SegmentBatches(Dataset[TokenBatch]):
         self, segments: Sequence[TokenSegment], batch_size: int, *, compat: Compat | None = None
     ) -> None:
         check_int("batch_size", batch_size, at_least=1)
-        check_choice("compat", compat, (None, "official"))
+        check_compat(compat)
         self.segments = list(segments)
         self.batch_size = batch_size
         self.compat = compat
@@ -176,7 +176,7 @@ def make_recall(
         ValueError: If an argument is out of range, or ``filler`` is given for MQAR with ``mode="fast"``.
     """
     check_choice("mode", mode, ("fast", "compat"))
-    check_choice("compat", compat, (None, "official"))
+    check_compat(compat)
     match config:
         case MQARConfig():
             return make_mqar(config, seed, mode=mode, filler=filler)

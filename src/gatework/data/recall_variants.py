@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from gatework.data.checks import check_bool, check_choice, check_int, check_seed
+from gatework.checks import check_bool, check_compat, check_int, check_seed
 from gatework.data.recall_layout import (
     blank_examples,
     check_recall_fields,
@@ -187,7 +187,7 @@ def make_forgetting(
         ValueError: If ``seed`` or ``compat`` is out of range.
     """
     check_seed(seed)
-    check_choice("compat", compat, (None, "official"))
+    check_compat(compat)
     rng = np.random.RandomState(seed)
     rows, pairs, updates = config.num_examples, config.num_kv_pairs, config.num_updates
     half = config.vocab_size // 2

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
-from gatework.data.checks import check_number
+from gatework.checks import check_number
 
 
 def slot_probabilities(num_slots: int, power_a: float) -> Float64[np.ndarray, " slots"]:

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from gatework.data.checks import check_int, check_seed
+from gatework.checks import check_int, check_seed
 from gatework.data.tokens import Split, TokenCorpus
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from gatework.data.checks import check_int
+from gatework.checks import check_int
 from gatework.data.cutting import cut_document, cut_words
 from gatework.data.documents import is_local
 

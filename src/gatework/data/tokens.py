@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, UInt
 
-from gatework.data.checks import check_choice
+from gatework.checks import check_choice
 from gatework.data.dataset_documents import DatasetSource
 from gatework.data.documents import DocumentSource, files, standard_library
 from gatework.data.token_build import (

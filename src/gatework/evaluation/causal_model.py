@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from gatework.checks import check_choice
 from gatework.data.segment import IGNORED
 from gatework.hf import GateworkConfig, without_bars  # also registers our own models
 
@@ -69,8 +70,7 @@ def load_causal_model(
         ValueError: If there is no such model, it is not causal, weights are missing in it, or there is no
             such type or device.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    check_choice("dtype", dtype, DTYPES)
     place, target = model_place(name_or_path), _device(device)
     try:
         with without_bars():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from gatework.data.checks import check_choice, check_int, check_number
+from gatework.checks import check_bool, check_choice, check_int, check_number
 
 Split = Literal["train", "validation", "test", "all"]
 Packing = Literal["windows", "documents"]
@@ -71,6 +71,7 @@ class SliceOptions:
 
     def __post_init__(self) -> None:
         check_choice("packing", self.packing, get_args(Packing))
+        check_bool("trust_remote_code", self.trust_remote_code)
         for name, least in {
             "max_train_count": 0,
             "length": 2,
@@ -88,9 +89,7 @@ class SliceOptions:
                 "another text to count with train"
             )
         if self.ar_share is not None:
-            check_number("ar_share", self.ar_share)
-            if not 0 <= self.ar_share <= 1:
-                raise ValueError(f"ar_share must be between 0 and 1, got {self.ar_share}")
+            check_number("ar_share", self.ar_share, at_least=0, at_most=1)
         if self.ar_share is not None and self.max_train_count is not None:
             raise ValueError("ar_share chooses max_train_count: give one of them")
 

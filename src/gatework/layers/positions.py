@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gatework.checks import check_positive
+
 
 def rotary_embedding(
     x: Float[Tensor, "batch heads length head_dim"],
@@ -34,8 +36,7 @@ def rotary_embedding(
     length, head_dim = x.shape[2:]
     if head_dim % 2:
         raise ValueError(f"head_dim must be even to be rotated in pairs, got {head_dim}")
-    if not theta > 0:
-        raise ValueError(f"theta must be positive, got {theta}")
+    check_positive(theta=theta)
     dtype = torch.promote_types(x.dtype, torch.float32)
     positions = torch.arange(length, device=x.device, dtype=dtype)
     positions = positions + (start.to(dtype)[:, None, None] if isinstance(start, Tensor) else start)

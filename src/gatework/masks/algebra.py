@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int, Int8
 from torch import Tensor
 
+from gatework.checks import check_int, check_per_axis
 from gatework.masks import blocks
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class Mask(ABC):
         ):
             if value is None:
                 continue
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+            check_int(name, value, at_least=0)
             if own is not None and value != own:
                 raise ValueError(
                     f"{name} must be {own}, which the mask {self!r:.200} is made for, got {value}"
@@ -244,9 +244,8 @@ class Mask(ABC):
             ValueError: If a size is negative, or not the one that the mask is made for, or a block empty.
         """
         self.check(q_length, kv_length, batch=batch, heads=heads)
-        sizes = (block_size, block_size) if isinstance(block_size, int) else block_size
-        if min(sizes) < 1:
-            raise ValueError(f"block_size must be at least 1, got {block_size}")
+        q_block, kv_block = check_per_axis("block_size", block_size, 2)
+        sizes = (q_block, kv_block)
         own = self.batch_size or 1, self.num_heads or 1
         shape = own[0] if batch is None else batch, own[1] if heads is None else heads
         classes = blocks.uniform_classes(self._entries(), (q_length, kv_length), sizes).unflatten(0, own)
@@ -444,8 +443,7 @@ class QueryOffset(Mask):
     offset: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.offset, (int, torch.SymInt)):
-            raise TypeError(f"offset must be an integer position, got {self.offset!r}")
+        check_int("offset", self.offset)
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
         """The mask allows the pair after the query is moved by the offset."""
@@ -476,8 +474,7 @@ class QueryOffset(Mask):
             ValueError: If they begin before its first or end after its last, or another size differs.
         """
         size = self.mask.q_size
-        if q_length < 0:
-            raise ValueError(f"q_length must be at least 0, got {q_length}")
+        check_int("q_length", q_length, at_least=0)
         if size is not None and not (self.offset >= 0 and self.offset + q_length <= size):
             raise ValueError(
                 f"q_length {q_length} at offset {self.offset} must lie within the {size} queries that the "

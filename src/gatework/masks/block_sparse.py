@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gatework.checks import check_dtype, check_int, check_number, check_per_axis
 from gatework.masks.algebra import Allowed, Classes, Cuts, Edges, Index, Mask
 from gatework.masks.blocks import states, uniform_edges
-from gatework.masks.values import Table, keep, whole_number
+from gatework.masks.values import Table, keep
 
 #: Tokens of every block, or of every block of queries and of every block of keys.
 BlockSize = int | tuple[int, int]
@@ -58,7 +59,7 @@ class BlockSparse(Mask):
         q_edges = _edges("q_sizes", q_sizes, shape[:2], shape[2])
         kv_edges = _edges("kv_sizes", kv_sizes, shape[:2], shape[3])
         keep(self, blocks=Table(block_map.reshape(shape)), q_edges=Table(q_edges), kv_edges=Table(kv_edges))
-        keep(self, group_size=whole_number("group_size", group_size, least=1))
+        keep(self, group_size=check_int("group_size", group_size, at_least=1))
         keep(self, _q_block=Table(_block_of(q_edges)), _kv_block=Table(_block_of(kv_edges)))
 
     @classmethod
@@ -84,12 +85,11 @@ class BlockSparse(Mask):
             ValueError: If a size is less than 1, or a length does not have this number of blocks.
         """
         _map_shape(block_map)
-        sizes = (block_size, block_size) if isinstance(block_size, int) else block_size
+        sizes = check_per_axis("block_size", block_size, 2)
         lengths = (q_length, kv_length)
         tokens = []
         for name, count, size, length in zip(("q", "kv"), block_map.shape[-2:], sizes, lengths, strict=True):
-            whole_number("block_size", size, least=1)
-            length = count * size if length is None else length
+            length = count * size if length is None else check_int(f"{name}_length", length, at_least=0)
             if -(-length // size) != count:
                 raise ValueError(f"{name}_length must have {count} blocks of {size}, got {length}")
             tokens.append(uniform_edges(length, size).diff())
@@ -119,8 +119,9 @@ class BlockSparse(Mask):
         Raises:
             ValueError: If an index is beyond the last block, or a shape does not fit.
         """
-        size = block_size if isinstance(block_size, int) else block_size[1]
-        num_blocks = -(-kv_length // whole_number("block_size", size, least=1))
+        _, size = check_per_axis("block_size", block_size, 2)
+        check_int("kv_length", kv_length, at_least=0)
+        num_blocks = -(-kv_length // size)
         kept = indices >= 0
         if counts is not None:
             kept = kept & (torch.arange(indices.shape[-1], device=indices.device) < counts[..., None])
@@ -157,8 +158,7 @@ class BlockSparse(Mask):
         Raises:
             ValueError: If ``ratio`` is not between 0 and 1.
         """
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"ratio must be between 0 and 1, got {ratio}")
+        check_number("ratio", ratio, at_least=0, at_most=1)
         num_blocks = scores.shape[-1]
         kept = scores.topk(min(max(1, int(ratio * num_blocks)), num_blocks), -1).indices
         block_map = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
@@ -195,9 +195,9 @@ class BlockSparse(Mask):
         Raises:
             ValueError: If a size is negative, or ``ratio`` is not between 0 and 1.
         """
-        sizes = (block_size, block_size) if isinstance(block_size, int) else block_size
+        sizes = check_per_axis("block_size", block_size, 2)
         counts = [
-            -(-whole_number(name, length, least=0) // whole_number("block_size", size, least=1))
+            -(-check_int(name, length, at_least=0) // size)
             for name, length, size in zip(
                 ("q_length", "kv_length"), (q_length, kv_length), sizes, strict=True
             )
@@ -293,8 +293,7 @@ class BlockSparse(Mask):
 
 def _map_shape(block_map: Tensor) -> tuple[int, ...]:
     """Shape of the checked map with an axis for sequences and one for heads."""
-    if block_map.dtype != torch.bool:
-        raise TypeError(f"block_map must be boolean, got {block_map.dtype}")
+    check_dtype("block_map", block_map, torch.bool, "boolean")
     if not 2 <= block_map.ndim <= 4:
         raise ValueError(f"block_map must have rank 2, 3 or 4, got shape {tuple(block_map.shape)}")
     shape = (*(1, 1, 1, 1)[block_map.ndim :], *block_map.shape)

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gatework.checks import check_compat, check_int
 from gatework.masks.algebra import Allowed, Classes, Cuts, Edges, Index, Mask
 from gatework.masks.blocks import refined, states, uniform_edges
 from gatework.masks.sequence import Causal, SlidingWindow
-from gatework.masks.values import is_official, keep, whole_number
+from gatework.masks.values import keep
 
 
 @dataclass(frozen=True, init=False)
@@ -35,7 +36,7 @@ class PrefixLM(Mask):
             prefix: Tokens of the prefix.
             compat: ``"official"`` takes one token more, as the predicate of arXiv:2510.17896's authors does.
         """
-        prefix = whole_number("prefix", prefix, least=0) + is_official(compat)
+        prefix = check_int("prefix", prefix, at_least=0) + check_compat(compat)
         keep(self, prefix=prefix)
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
@@ -87,12 +88,12 @@ class GlobalWindow(Mask):
             compat: ``"official"`` has ``2 * window`` global tokens, as the predicate of the authors of
                 arXiv:2510.17896.
         """
-        window = whole_number("window", window, least=0)
-        if is_official(compat) and num_global is not None:
+        window = check_int("window", window, at_least=0)
+        if check_compat(compat) and num_global is not None:
             raise ValueError(f'num_global must be left out with compat="official", got {num_global}')
         if num_global is None:
-            num_global = 2 * window if is_official(compat) else window
-        keep(self, window=window, num_global=whole_number("num_global", num_global, least=0))
+            num_global = 2 * window if check_compat(compat) else window
+        keep(self, window=window, num_global=check_int("num_global", num_global, at_least=0))
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
         """The key is near the query, or one of them is global."""
@@ -137,7 +138,7 @@ class BlockCausal(Mask):
     block: int
 
     def __post_init__(self) -> None:
-        whole_number("block", self.block, least=1)
+        check_int("block", self.block, at_least=1)
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
         """The key's block is no later than the query's."""

@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from gatework.checks import check_compat, check_int, check_ints
 from gatework.masks.algebra import Allowed, Classes, Cuts, Edges, Index, Mask
 from gatework.masks.blocks import range_states, refined, states
 from gatework.masks.sequence import Causal
-from gatework.masks.values import Table, is_official, keep, whole_number, whole_numbers
+from gatework.masks.values import Table, keep
 
 Lengths = Sequence[int] | Tensor
 
@@ -41,7 +42,7 @@ class Document(Mask):
     _start_of: Table = field(init=False, repr=False, compare=False)
 
     def __init__(self, lengths: Lengths) -> None:
-        keep(self, lengths=whole_numbers("lengths", lengths, least=0))
+        keep(self, lengths=check_ints("lengths", lengths, at_least=0))
         sizes = torch.tensor(self.lengths, dtype=torch.int64)
         starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         start_of = starts[:-1].repeat_interleave(sizes)
@@ -60,7 +61,7 @@ class Document(Mask):
         Raises:
             ValueError: If they do not begin with 0, or decrease.
         """
-        ends = whole_numbers("cu_seqlens", cu_seqlens, least=0)
+        ends = check_ints("cu_seqlens", cu_seqlens, at_least=0)
         if not ends or ends[0] != 0 or any(end < start for start, end in pairwise(ends)):
             raise ValueError(f"cu_seqlens must begin with 0 and never decrease, got {list(ends)!r:.200}")
         return cls([end - start for start, end in pairwise(ends)], **options)
@@ -157,7 +158,7 @@ class PrefixLMDocument(Document):
     def __init__(self, lengths: Lengths, prefix: int, *, compat: Literal["official"] | None = None) -> None:
         """Build the mask; ``compat="official"`` takes one token more, as the authors' predicate does."""
         super().__init__(lengths)
-        keep(self, prefix=whole_number("prefix", prefix, least=0) + is_official(compat))
+        keep(self, prefix=check_int("prefix", prefix, at_least=0) + check_compat(compat))
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
         """Both are of the same document, the key no later than the query or in the prefix."""
@@ -256,7 +257,7 @@ class BlockCausalDocument(Document):
 
     def __init__(self, lengths: Lengths, block: int) -> None:
         super().__init__(lengths)
-        keep(self, block=whole_number("block", block, least=1))
+        keep(self, block=check_int("block", block, at_least=1))
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
         """Both are of the same document, the key's block no later than the query's."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatework.checks import check_int
 from gatework.masks.algebra import Allowed, Classes, Cuts, Edges, Index, Mask
 from gatework.masks.blocks import states, uniform_edges
-from gatework.masks.values import whole_number
 
 _LOW_BITS = 0xFFFFFFFF
 
@@ -52,9 +52,9 @@ class RandomBlocks(Mask):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole_number("block", self.block, least=1)
-        whole_number("num_random", self.num_random, least=0)
-        whole_number("seed", self.seed, least=0)
+        check_int("block", self.block, at_least=1)
+        check_int("num_random", self.num_random, at_least=0)
+        check_int("seed", self.seed, at_least=0)
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
         """The key's block is one of those drawn for the query's."""
@@ -114,8 +114,8 @@ class CompressedBlocks(Mask):
     num_first: int = 0
 
     def __post_init__(self) -> None:
-        whole_number("block", self.block, least=1)
-        whole_number("num_first", self.num_first, least=0)
+        check_int("block", self.block, at_least=1)
+        check_int("num_first", self.num_first, at_least=0)
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
         """The query comes after the key's block, or the key has none."""

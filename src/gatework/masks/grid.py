@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gatework.checks import check_flag_per_axis, check_int, check_per_axis
 from gatework.masks import blocks
 from gatework.masks.algebra import Allowed, Classes, Edges, Index, Mask
 from gatework.masks.axes import AxisWindows, axis_classes
@@ -162,7 +163,7 @@ class Neighborhood(GridMask):
         shape = _shape(shape)
         axes = len(shape)
         window, stride, dilation = (
-            _sizes(name, value, axes)
+            check_per_axis(name, value, axes)
             for name, value in (("window", window), ("stride", stride), ("dilation", dilation))
         )
         for length, size, step, gap in zip(shape, window, stride, dilation, strict=True):
@@ -173,7 +174,7 @@ class Neighborhood(GridMask):
             if step > size:
                 raise ValueError(f"stride must be at most the window {size}, got {step}")
         keep(self, shape=shape, window=window, stride=stride, dilation=dilation)
-        keep(self, is_causal=_flags("is_causal", is_causal, axes))
+        keep(self, is_causal=check_flag_per_axis("is_causal", is_causal, axes))
 
     @property
     def q_shape(self) -> tuple[int, ...]:
@@ -234,9 +235,9 @@ class Halo(GridMask):
 
     def __init__(self, shape: Sizes, block: Sizes, halo: Sizes, *, query_stride: Sizes = 1) -> None:
         shape = _shape(shape)
-        block = _sizes("block", block, len(shape))
-        halo = _sizes("halo", halo, len(shape), least=0)
-        query_stride = _sizes("query_stride", query_stride, len(shape))
+        block = check_per_axis("block", block, len(shape))
+        halo = check_per_axis("halo", halo, len(shape), at_least=0)
+        query_stride = check_per_axis("query_stride", query_stride, len(shape))
         _fits("block", block, shape)
         for size, step in zip(block, query_stride, strict=True):
             if size % step:
@@ -294,8 +295,8 @@ class Windows(GridMask):
     def __init__(self, shape: Sizes, window: Sizes, *, shift: Sizes = 0) -> None:
         shape = _shape(shape)
         window, shift = (
-            _sizes("window", window, len(shape)),
-            _sizes("shift", shift, len(shape), least=0),
+            check_per_axis("window", window, len(shape)),
+            check_per_axis("shift", shift, len(shape), at_least=0),
         )
         _fits("window", window, shape)
         for size, offset in zip(window, shift, strict=True):
@@ -349,7 +350,7 @@ class Grid(GridMask):
 
     def __init__(self, shape: Sizes, grid: Sizes) -> None:
         shape = _shape(shape)
-        grid = _sizes("grid", grid, len(shape))
+        grid = check_per_axis("grid", grid, len(shape))
         for length, size in zip(shape, grid, strict=True):
             if length % size:
                 raise ValueError(f"grid must divide the axis of {length}, got {size}")
@@ -401,33 +402,12 @@ def _boxes(edges: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
 
 def _shape(value: Sizes) -> tuple[int, ...]:
     """The checked size of a grid."""
-    shape = (value,) if isinstance(value, int) else tuple(value)
+    if not isinstance(value, list | tuple):
+        return (check_int("shape", value, at_least=1),)
+    shape = tuple(value)
     if not 1 <= len(shape) <= _AXES:
         raise ValueError(f"shape must have 1 to {_AXES} axes, got {value!r}")
-    return _sizes("shape", shape, len(shape))
-
-
-def _sizes(name: str, value: Sizes, axes: int, *, least: int = 1) -> tuple[int, ...]:
-    """One checked number for each axis."""
-    sizes = tuple(value) if isinstance(value, Sequence) else (value,) * axes
-    if len(sizes) != axes:
-        raise ValueError(f"{name} must be one number or {axes}, one for each axis, got {value!r}")
-    for size in sizes:
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"{name} must be an integer, or one for each axis, got {value!r}")
-        if size < least:
-            raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    return sizes
-
-
-def _flags(name: str, value: Flags, axes: int) -> tuple[bool, ...]:
-    """One checked boolean for each axis."""
-    flags = tuple(value) if isinstance(value, Sequence) else (value,) * axes
-    if len(flags) != axes:
-        raise ValueError(f"{name} must be one boolean or {axes}, one for each axis, got {value!r}")
-    if not all(isinstance(flag, bool) for flag in flags):
-        raise TypeError(f"{name} must be a boolean, or one for each axis, got {value!r}")
-    return flags
+    return check_per_axis("shape", shape, len(shape))
 
 
 def _fits(name: str, sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:

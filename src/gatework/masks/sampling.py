@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable
 from itertools import pairwise
 
-from gatework.masks.values import whole_number
+from gatework.checks import check_int, check_positive
 
 #: Share of documents with ``first ... last`` tokens, both included.
 Bin = tuple[int, int, float]
@@ -33,11 +33,11 @@ def log_normal_histogram(median: float, spread: float, *, longest: int = 1 << 15
         longest: Most tokens of a document.
 
     Raises:
+        TypeError: If a number is none, or ``longest`` not an integer.
         ValueError: If a number is not positive.
     """
-    for name, value in (("median", median), ("spread", spread), ("longest", longest)):
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+    check_positive(median=median, spread=spread)
+    check_int("longest", longest, at_least=1)
     bounds = sorted({round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(longest)))})
     ends = [*(bound for bound in bounds if bound <= longest), longest + 1]
 
@@ -69,7 +69,7 @@ def sample_document_lengths(
     Raises:
         ValueError: If ``total`` is negative, a bin is empty or below 1, or no share is positive.
     """
-    whole_number("total", total, least=0)
+    check_int("total", total, at_least=0)
     histogram = tuple(histogram)
     bins, shares = [(first, last) for first, last, _ in histogram], [share for *_, share in histogram]
     if any(not 1 <= first <= last for first, last in bins):

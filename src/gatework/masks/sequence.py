@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gatework.checks import check_counts
 from gatework.masks.algebra import FULL, Allowed, Classes, Edges, Index, Mask
 from gatework.masks.blocks import states
 
@@ -65,11 +66,7 @@ class SlidingWindow(_Relative):
     right: int
 
     def __post_init__(self) -> None:
-        for name, side in (("left", self.left), ("right", self.right)):
-            if not isinstance(side, int) or isinstance(side, bool):
-                raise TypeError(f"{name} must be an integer number of keys, got {side!r}")
-            if side < 0:
-                raise ValueError(f"{name} must be at least 0, got {side}")
+        check_counts(left=self.left, right=self.right)
 
     def __call__(self, batch: Index, head: Index, q_idx: Index, kv_idx: Index) -> Allowed:
         """``-left <= kv_idx - q_idx <= right``."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatework.checks import check_int
 from gatework.masks.algebra import EMPTY, Allowed, Classes, Cuts, Edges, Index, Mask
 from gatework.masks.blocks import refined, states
 from gatework.masks.values import Table, keep
@@ -151,10 +152,7 @@ def _checked(values: Sequence[int | str]) -> Slice:
         kind = KINDS[kind]
     if kind not in KINDS:
         raise ValueError(f"slices must be of a kind among {KINDS} or its number, got {kind!r}")
-    numbers = [bound for bound in bounds if isinstance(bound, int) and not isinstance(bound, bool)]
-    if len(numbers) < 4:
-        raise TypeError(f"slices must have integer bounds, got {values!r}")
-    q_start, q_stop, kv_start, kv_stop = numbers
+    q_start, q_stop, kv_start, kv_stop = (check_int("bounds of slices", bound) for bound in bounds)
     if not (0 <= q_start <= q_stop and 0 <= kv_start <= kv_stop):
         raise ValueError(f"slices must have ranges of 0 <= start <= stop, got {values!r}")
     return Slice(q_start, q_stop, kv_start, kv_stop, str(kind))

@@ -44,48 +44,6 @@ class Table:
         return f"<{dtype} tensor {tuple(self.tensor.shape)}{share}>"
 
 
-def whole_numbers(name: str, values: object, *, least: int) -> tuple[int, ...]:
-    """The checked numbers of a list, tuple or tensor of rank 1.
-
-    Raises:
-        TypeError: If ``values`` is something else or holds something else than integers.
-        ValueError: If one is less than ``least``.
-    """
-    listed = values.tolist() if isinstance(values, Tensor) else values
-    if not isinstance(listed, list | tuple) or not all(
-        isinstance(value, int) and not isinstance(value, bool) for value in listed
-    ):
-        raise TypeError(f"{name} must be integers in one row, got {values!r:.200}")
-    if listed and min(listed) < least:
-        raise ValueError(f"{name} must be at least {least}, got {min(listed)}")
-    return tuple(listed)
-
-
-def whole_number(name: str, value: object, *, least: int) -> int:
-    """One checked number.
-
-    Raises:
-        TypeError: If it is no integer.
-        ValueError: If it is less than ``least``.
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value
-
-
-def is_official(compat: object) -> bool:
-    """Whether the authors' variant is asked for.
-
-    Raises:
-        ValueError: If ``compat`` is neither None nor "official".
-    """
-    if compat not in (None, "official"):
-        raise ValueError(f'compat must be None or "official", got {compat!r}')
-    return compat == "official"
-
-
 def keep(value: object, **fields: object) -> None:
     """Set fields of a frozen value that is being built."""
     for name, field in fields.items():

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import log_softmax, pad
 
+from gatework.checks import check_int, check_number
 from gatework.masks import Causal, Full, Mask
 from gatework.masks.algebra import EMPTY, PARTIAL
 from gatework.masks.blocks import uniform_edges
-from gatework.masks.values import whole_number
 from gatework.ops.attention import attention_reference
 from gatework.ops.attention.checks import check_tensors
 
@@ -192,7 +192,7 @@ def pooled_rows_loss(
     Raises:
         ValueError: If shapes differ or are not those of a sequence in such blocks, or no row would count.
     """
-    whole_number("block_size", block_size, least=1)
+    check_int("block_size", block_size, at_least=1)
     length = logits.shape[2] if logits.ndim == 4 else 0
     if logits.shape != target.shape or logits.ndim != 4 or logits.shape[3] != -(-length // block_size):
         raise ValueError(
@@ -206,7 +206,7 @@ def pooled_rows_loss(
 
 
 def _first_row(row: int, rows: int) -> int:
-    if whole_number("first_row", row, least=0) >= rows:
+    if check_int("first_row", row, at_least=0) >= rows:
         raise ValueError(f"first_row must be less than the {rows} rows, got {row}")
     return row
 
@@ -271,7 +271,7 @@ def _checked(
 ) -> _Scores:
     """Check the arguments, and bring them into the form that the loop takes."""
     check_tensors(q, k, k)
-    whole_number("block_size", block_size, least=1)
+    check_int("block_size", block_size, at_least=1)
     if is_causal and q.shape[2] > k.shape[2]:
         raise ValueError(f"q must be the last of the {k.shape[2]} tokens of k, got {q.shape[2]} queries")
     if mask is not None and not isinstance(mask, Mask):
@@ -279,7 +279,7 @@ def _checked(
     whole = _whole_mask(q, k, is_causal, mask)
     whole.check(q.shape[2], k.shape[2], batch=q.shape[0], heads=q.shape[1])
     dtype = torch.promote_types(q.dtype, torch.float32)
-    queries = q.to(dtype) * (q.shape[3] ** -0.5 if scale is None else scale)
+    queries = q.to(dtype) * (q.shape[3] ** -0.5 if scale is None else check_number("scale", scale))
     queries = queries.reshape(k.shape[0] * k.shape[1], q.shape[1] // k.shape[1], *q.shape[2:])
     keys = pad(k.detach().to(dtype).flatten(0, 1), (0, 0, 0, -k.shape[2] % block_size))
     return _Scores(queries, keys, k.shape[2], block_size, k.shape[1], whole)

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gatework.checks import check_per_axis
 from gatework.masks import BlockSparse, Causal, Mask
 from gatework.masks.block_sparse import BlockSize
-from gatework.masks.values import whole_number
 from gatework.ops.attention import attention, attention_reference
 from gatework.ops.attention.checks import check_tensors
 
@@ -169,10 +169,7 @@ def _mask(
 
 def _sizes(block_size: BlockSize) -> tuple[int, int]:
     """Checked tokens of blocks of queries and of keys."""
-    sizes = block_size if isinstance(block_size, tuple) else (block_size, block_size)
-    if len(sizes) != 2:
-        raise ValueError(f"block_size must be one number, or those of queries and of keys, got {block_size}")
-    q_size, kv_size = (whole_number("block_size", size, least=1) for size in sizes)
+    q_size, kv_size = check_per_axis("block_size", block_size, 2)
     return q_size, kv_size
 
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_int
+
 #: Points that one thread transforms at once: a megabyte in single precision, and as much for the spectra.
 _BLOCK_POINTS = 2**18
 #: Fewer long sequences do not repay that every call prepares a table of its transform.
@@ -141,8 +143,7 @@ def causal_conv_tail(
         ValueError: If ``count`` is not between 0 and ``length``, or ``kernel`` does not fit ``x``.
     """
     length = x.shape[1]
-    if not 0 <= count <= length:
-        raise ValueError(f"count must be between 0 and the length {length} of x, got {count}")
+    check_int("count", count, at_least=0, at_most=length)
     if count != 1:
         return causal_conv(x, kernel)[:, length - count :]
     _check_kernel(x, kernel)

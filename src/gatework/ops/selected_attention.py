@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from gatework.checks import check_number, check_sizes
+
 _Queries = Float[Tensor, "batch heads q_length head_dim"]
 _Keys = Float[Tensor, "batch kv_heads kv_length head_dim"]
 _Values = Float[Tensor, "batch kv_heads kv_length value_dim"]
@@ -67,7 +69,7 @@ def selected_attention(
         ValueError: If shapes do not fit.
     """
     _check(q, k, v, blocks, block_size)
-    scale = q.shape[3] ** -0.5 if scale is None else scale
+    scale = q.shape[3] ** -0.5 if scale is None else check_number("scale", scale)
     reach = (blocks.shape[3] + 1) * block_size
     length, past = q.shape[2], k.shape[2] - q.shape[2]
     if length != 1 and (0 in (q.shape[0], length) or k.shape[2] <= _DENSE_KEYS * reach):
@@ -145,8 +147,7 @@ def _gathered(
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, block_size: int) -> None:
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    check_sizes(block_size=block_size)
     if q.shape[2] > k.shape[2]:
         raise ValueError(f"q must be the last of the {k.shape[2]} tokens of k, got {q.shape[2]} queries")
     heads, choosers = q.shape[1], blocks.shape[1]

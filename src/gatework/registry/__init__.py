@@ -5,7 +5,6 @@ Listing imports no PyTorch; making something imports the one module that is need
 - :mod:`gatework.registry.mixers`: sequence mixers.
 - :mod:`gatework.registry.models`: models, with what is known of each: family, paper, parameters, licence.
 - :mod:`gatework.registry.plugins`: modules of the user's own, which add to both.
-- :mod:`gatework.registry.suggestions`: what a misspelt name may have meant.
 """
 
 from gatework.registry.mixers import (
@@ -18,7 +17,6 @@ from gatework.registry.mixers import (
 )
 from gatework.registry.models import ModelEntry, create_model, list_models, model_entry, register_model
 from gatework.registry.plugins import ENTRY_POINTS, load_entry_points, load_plugins, loaded_plugins
-from gatework.registry.suggestions import suggestion
 
 __all__ = [
     "ENTRY_POINTS",
@@ -36,5 +34,4 @@ __all__ = [
     "model_entry",
     "register_mixer",
     "register_model",
-    "suggestion",
 ]

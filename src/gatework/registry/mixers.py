@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gatework.checks import check_names, suggestion
 from gatework.registry.plugins import load_entry_points
-from gatework.registry.suggestions import suggestion
 
 if TYPE_CHECKING:
     from gatework.layers.sequence.mixer import Mixer
@@ -282,10 +282,7 @@ def create_mixer(name: str, dim: int, **options: Any) -> Mixer:
         TypeError: If the mixer has no such option; the message lists those it has.
     """
     factory = mixer_entry(name).load()
-    known = mixer_options(name)
-    for option in options:
-        if option not in known:
-            raise TypeError(f"mixer {name!r} has no option {option!r}{suggestion(option, sorted(known))}")
+    check_names(f"mixer {name!r} has no option", options, mixer_options(name))
     return factory(dim, **options)
 
 

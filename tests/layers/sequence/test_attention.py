@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +6,7 @@ from hypothesis import strategies as st
 from gatework import create_mixer
 from gatework.layers.positions import rotary_embedding
 from gatework.layers.sequence.attention import MultiHeadAttention, SlidingWindowAttention
+from tests.warm_python import run_python
 
 DOUBLE = torch.float64
 MIXERS = {
@@ -197,9 +194,7 @@ second, state = prefill(x[:, 4:8], state)
 third, state = torch.compile(model.step, fullgraph=True, backend="aot_eager")(x[:, 8], state)
 torch.testing.assert_close(torch.cat([first, second, third.unsqueeze(1)], 1), model(x), rtol=0, atol=1e-11)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=dict(os.environ), capture_output=True, text=True
-    )
+    done = run_python(["-c", program])
     assert done.returncode == 0, done.stderr
 
 
@@ -231,10 +226,10 @@ def test_registry_makes_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 5}, "num_heads must be positive and divide dim=12, got 5"),
-        ({"num_heads": 0}, "num_heads must be positive and divide dim=12, got 0"),
-        ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads must be positive and divide num_heads=4, got 3"),
-        ({"num_heads": 4, "num_kv_heads": 0}, "num_kv_heads must be positive and divide num_heads=4, got 0"),
+        ({"num_heads": 5}, "num_heads must divide dim=12, got 5"),
+        ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads must divide num_heads=4, got 3"),
+        ({"num_heads": 4, "num_kv_heads": 0}, "num_kv_heads must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be at least 0 and below 1, got 1\.0"),
         ({"num_heads": 4, "rope": True}, "rope needs an even dim // num_heads, got 12 // 4"),
         ({"rope": True, "rope_theta": 0.0}, r"rope_theta must be positive, got 0\.0"),

@@ -164,7 +164,7 @@ def test_longer_sequences_are_refused():
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"emb_dim": 2}, "emb_dim must be odd and at least 3.*got 2"),
         ({"filter_order": 0}, "filter_order must be at least 1, got 0"),
-        ({"num_inner_mlps": -1}, "num_inner_mlps must not be negative, got -1"),
+        ({"num_inner_mlps": -1}, "num_inner_mlps must be at least 0, got -1"),
         ({"short_filter_order": 0}, "short_filter_order must be at least 1, got 0"),
         ({"fast_decay": 0.0}, "fast_decay must be positive, got 0"),
         ({"slow_decay": -1.0}, "slow_decay must be positive, got -1"),

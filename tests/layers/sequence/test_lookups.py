@@ -187,10 +187,10 @@ def test_only_selected_queries_attend(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SigmoidLookups(DIM, num_heads=3), "num_heads must be positive and divide dim=8, got 3"),
+        (lambda: SigmoidLookups(DIM, num_heads=3), "num_heads must divide dim=8, got 3"),
         (lambda: SigmoidLookups(DIM, num_lookups=0), "num_lookups must be at least 1, got 0"),
         (lambda: SigmoidLookups(DIM, penalty=-1.0), "penalty must be at least 0"),
-        (lambda: SigmoidLookups(DIM, compat="authors"), "compat must be None or"),
+        (lambda: SigmoidLookups(DIM, compat="authors"), "compat must be one of None, official"),
         (lambda: RandomLookups(DIM, share=1.5), "share must be between 0 and 1, got 1.5"),
         (lambda: RandomLookups(DIM, share=0.5, num_lookups=3), "share or num_lookups, not both"),
         (lambda: RandomLookups(DIM, seed=-1), "seed must be at least 0"),

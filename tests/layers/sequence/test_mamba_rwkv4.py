@@ -150,11 +150,11 @@ def test_export(mixer):
         (lambda: Mamba(8, state_dim=0), "state_dim must be at least 1, got 0"),
         (lambda: Mamba(8, expand=0), "expand must be at least 1, got 0"),
         (lambda: Mamba(8, dt_rank=0), "dt_rank must be at least 1, got 0"),
-        (lambda: Mamba(8, conv_size=0), "kernel_size must be at least 1, got 0"),
-        (lambda: Mamba(8, dt_init="zero"), "dt_init must be 'random' or 'constant', got 'zero'"),
-        (lambda: Mamba(8, dt_min=0.2), "dt_min and dt_max must be positive and in order, got 0.2 and 0.1"),
+        (lambda: Mamba(8, conv_size=0), "conv_size must be at least 1, got 0"),
+        (lambda: Mamba(8, dt_init="zero"), "dt_init must be one of random, constant, got 'zero'"),
+        (lambda: Mamba(8, dt_min=0.2), r"dt_max must be at least dt_min=0\.2, got 0\.1"),
         (lambda: RWKV4(8, num_layers=1), "num_layers must be at least 2, got 1"),
-        (lambda: RWKV4(8, layer_index=12), "layer_index must lie between 0 and num_layers - 1 = 11, got 12"),
+        (lambda: RWKV4(8, layer_index=12), "layer_index must be between 0 and 11, got 12"),
     ],
 )
 def test_mistakes_are_named(make, message):

@@ -91,7 +91,7 @@ def test_autocast_rounds_only():
     [
         ((0, 3, None), "dim must be at least 1, got 0"),
         ((4, 0, None), "kernel_size must be at least 1, got 0"),
-        ((4, 3, "swish"), "activation must be 'silu' or None, got 'swish'"),
+        ((4, 3, "swish"), "activation must be one of None, silu, got 'swish'"),
     ],
 )
 def test_impossible_options_are_named(arguments, message):

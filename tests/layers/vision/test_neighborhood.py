@@ -1,7 +1,4 @@
 import inspect
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,6 +8,7 @@ from gatework.checkpoints import CheckpointError
 from gatework.layers.vision import neighborhood
 from gatework.ops.vision.neighborhood import neighborhood_reference
 from gatework.ops.vision.neighborhood_split import na2d_av, na2d_qk
+from tests.warm_python import run_python
 
 DOUBLE = torch.float64
 CURRENT = {n: getattr(neighborhood, f"NeighborhoodAttention{n}D") for n in (1, 2, 3)}
@@ -243,9 +241,7 @@ q, more = torch.randn(1, 6, 7, 2, 4), torch.randn(1, 3, 2, 4)
 options = {"kernel_size": 3, "is_causal": True}
 check(lambda q, k, m: na2d(q, k, k, **options, additional_keys=m, additional_values=m), q, q, more)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=dict(os.environ), capture_output=True, text=True
-    )
+    done = run_python(["-c", program])
     assert done.returncode == 0, done.stderr
 
 
@@ -255,23 +251,23 @@ check(lambda q, k, m: na2d(q, k, k, **options, additional_keys=m, additional_val
     [
         (CURRENT, {"embed_dim": 0}, "embed_dim must be at least 1, got 0"),
         (BIASED, {"dim": -3}, "dim must be at least 1, got -3"),
-        (CURRENT, {"num_heads": 5}, "num_heads must be positive and divide embed_dim=12, got 5"),
-        (BIASED, {"num_heads": 0}, "num_heads must be positive and divide dim=12, got 0"),
-        (CURRENT, {"kernel_size": 1}, "kernel_size must be an integer of at least 2, .* got 1"),
+        (CURRENT, {"num_heads": 5}, "num_heads must divide embed_dim=12, got 5"),
+        (BIASED, {"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        (CURRENT, {"kernel_size": 1}, "kernel_size must be at least 2, or -1 for a whole axis, got 1"),
         (BIASED, {"kernel_size": 4}, "kernel_size must be odd and at least 3, got 4"),
         (BIASED, {"kernel_size": -1}, "kernel_size must be odd and at least 3, got -1"),
         (CURRENT, {"stride": 4}, "stride must be at most kernel_size, got 4 and 3"),
-        (CURRENT, {"stride": "1"}, "stride must be an integer of at least 1, .* got '1'"),
-        (CURRENT, {"dilation": (1,)}, r"dilation must be an integer of at least 1, .* got \(1,\)"),
-        (BIASED, {"is_causal": "no"}, "is_causal must be a boolean, or one for each of 2 axes, got 'no'"),
+        (CURRENT, {"stride": "1"}, "stride must be an integer, got '1'"),
+        (CURRENT, {"dilation": (1,)}, r"dilation must be one number or 2, one for each axis, got \(1,\)"),
+        (BIASED, {"is_causal": "no"}, "is_causal must be True or False, got 'no'"),
         (CURRENT, {"proj_drop": 1.0}, r"proj_drop must be at least 0 and below 1, got 1\.0"),
         (BIASED, {"attn_drop": -0.1}, r"attn_drop must be at least 0 and below 1, got -0\.1"),
-        (CURRENT, {"small_input": "pad"}, "small_input must be 'error' or 'clamp', got 'pad'"),
+        (CURRENT, {"small_input": "pad"}, "small_input must be one of error, clamp, got 'pad'"),
     ],
 )
 def test_wrong_options_are_named(kind, options, message):
     dim = "embed_dim" if kind is CURRENT else "dim"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         kind[2](**{dim: 12, "num_heads": 3, "kernel_size": 3, **options})
 
 

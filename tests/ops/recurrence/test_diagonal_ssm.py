@@ -126,5 +126,5 @@ def test_autocast_does_not_round_the_sums():
 
 @pytest.mark.bad_input
 def test_negative_length_is_named():
-    with pytest.raises(ValueError, match="length must not be negative, got -3"):
+    with pytest.raises(ValueError, match="length must be at least 0, got -3"):
         diagonal_ssm_kernel(*draw(1, 1), -3)

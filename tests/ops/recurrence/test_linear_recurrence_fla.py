@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from gatework.ops import engines
 from gatework.ops.recurrence.linear_recurrence import (
     delta_rule_reference,
     engine_fla,
@@ -166,13 +167,20 @@ def test_nothing_on_a_cpu_goes_there_by_itself(calls):
     assert calls == []
 
 
-def test_half_precisions_on_a_gpu_go_there_by_themselves(calls):
-    wanted = {}
-    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-        with FakeTensorMode():
-            x = torch.empty(1, 1, 1, 1, dtype=dtype, device="cuda")
-            wanted[dtype] = engine_fla.is_wanted(None, x, x, takes_float32=True)
-    assert [dtype for dtype, is_wanted in wanted.items() if is_wanted] == [torch.bfloat16, torch.float16]
+@pytest.mark.parametrize("operator", ["gated_linear_attention", "delta_rule", "low_rank_recurrence"])
+def test_half_precisions_on_a_gpu_go_there_by_themselves_once_it_was_tried(calls, operator, monkeypatch):
+    def wanted():
+        found = []
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+            with FakeTensorMode():
+                x = torch.empty(1, 1, 1, 1, dtype=dtype, device="cuda")
+                found += [dtype] if engine_fla.is_wanted(None, operator, x, x) else []
+        return found
+
+    monkeypatch.setitem(engines.TRIED[operator], "fla", {})
+    assert wanted() == []
+    monkeypatch.setitem(engines.TRIED[operator], "fla", {"cuda": "some GPU"})
+    assert wanted() == [torch.bfloat16, torch.float16]
 
 
 @pytest.mark.bad_input

@@ -155,7 +155,7 @@ def test_training_memory_grows_linearly(kind):
     ("kind", "position", "shape", "message"),
     [
         ("linear", 0, (2, 11, 4), r"q must have shape \(batch, heads, length, head_dim\), got \(2, 11, 4\)"),
-        ("linear", 1, (2, 2, 10, 4), r"k must have shape \(2, 2, 11, 4\) to match q, got \(2, 2, 10, 4\)"),
+        ("linear", 1, (2, 2, 10, 4), r"k must have shape \(2, 2, 11, 4\), got \(2, 2, 10, 4\)"),
         ("mlp", 2, (2, 2, 11, 5), r"v must have shape \(2, 2, 11, 4\)"),
         ("linear", 3, (2, 2, 11, 1), r"rates must have shape \(2, 2, 11\)"),
         ("linear", 4, (0,), r"schedule must have shape \(mini_batch>=1,\), got \(0,\)"),

@@ -7,6 +7,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from gatework.natten import na1d, na2d, na3d
+from gatework.ops import engines
 from gatework.ops.vision import neighborhood_engine
 from gatework.ops.vision.neighborhood import neighborhood_reference
 from gatework.ops.vision.neighborhood_engine import NATTEN_BACKENDS, NattenOptions, uses_natten
@@ -89,9 +90,14 @@ def test_on_the_cpu_ours_is_the_default(calls, backend):
     assert calls == []
 
 
-def test_on_the_gpu_natten_is_the_default(calls):
+def test_on_the_gpu_natten_is_the_default_once_it_was_tried(calls, monkeypatch):
+    tried = engines.TRIED["neighborhood_attention"]
     with FakeTensorMode():
         query = torch.empty(1, 5, 1, 4, device="cuda")
+        monkeypatch.setitem(tried, "natten", {})
+        assert not uses_natten(query, NattenOptions())
+        assert uses_natten(query, NattenOptions(backend="natten"))
+        monkeypatch.setitem(tried, "natten", {"cuda": "some GPU"})
         assert uses_natten(query, NattenOptions())
         assert not uses_natten(query, NattenOptions(backend="gatework"))
         assert not uses_natten(query.double(), NattenOptions())

@@ -193,7 +193,7 @@ def test_wrong_tensors_are_named():
         window_attention(q[0], k, v, window_size=2)
     with pytest.raises(ValueError, match="maps of one size"):
         grid_attention(q, k[:, :, :3], v, grid_size=2)
-    with pytest.raises(TypeError, match=r"grid_size must be an integer or two, got 2\.0"):
+    with pytest.raises(TypeError, match=r"grid_size must be an integer, got 2\.0"):
         grid_attention(q, k, v, grid_size=2.0)
     with pytest.raises(ValueError, match=r"table must have 9 rows .*got \(8, 2\)"):
         relative_position_bias(torch.zeros(8, 2), 2)

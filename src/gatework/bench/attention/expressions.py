@@ -17,8 +17,8 @@ import torch
 
 from gatework import masks
 from gatework.bench.attention.families import documents, grid
+from gatework.checks import suggestion
 from gatework.masks import Mask
-from gatework.registry import suggestion
 
 #: Longest text that is read, and largest number that it may come to.
 MOST_CHARACTERS = 4000

@@ -12,6 +12,7 @@ from gatework.bench.attention.plan import BenchPlan, Cell, equivalent_command, m
 from gatework.bench.attention.progress import Progress
 from gatework.bench.attention.result import AttentionBench
 from gatework.bench.store import BenchStore
+from gatework.files import check_directory
 from gatework.masks import Mask
 
 
@@ -80,6 +81,8 @@ def _run(
     command: str | None,
     **options: Any,
 ) -> AttentionBench:
+    if output is not None:
+        check_directory("output", Path(output))
     plan = make_plan(**options)
     command = command or equivalent_command(plan, output)
     if output is None:

@@ -18,9 +18,17 @@ from gatework.bench.attention.expressions import parse_mask
 from gatework.bench.attention.families import FAMILIES, PRESETS
 from gatework.bench.environment import total_memory
 from gatework.bench.store import slug
+from gatework.checks import (
+    check_bool,
+    check_choice,
+    check_divides,
+    check_int,
+    check_names,
+    check_number,
+    suggestion,
+)
 from gatework.masks import Mask
 from gatework.ops.attention import ENGINES
-from gatework.registry import suggestion
 
 #: How much arithmetic a pass does, in multiples of a forward pass (arXiv:2510.17896, section 4).
 PASSES: Mapping[str, float] = {"forward": 1.0, "backward": 2.5, "both": 3.5}
@@ -154,14 +162,14 @@ def make_plan(
         TypeError: If an option has another type.
         ValueError: If a value is impossible, naming it and what is allowed.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    check_choice("preset", preset, PRESETS)
+    check_names("a benchmark of attention has no option", options, {**DEFAULTS, **PRESETS[preset]})
     given = {name: value for name, value in options.items() if value is not None}
     chosen = {**DEFAULTS, **PRESETS[preset], **given}
     num_heads = _count("num_heads", chosen["num_heads"])
-    num_kv_heads = _count("num_kv_heads", chosen["num_kv_heads"] or num_heads)
-    if num_heads % num_kv_heads:
-        raise ValueError(f"num_kv_heads must divide num_heads, {num_heads}, got {num_kv_heads}")
+    num_kv_heads = num_heads if chosen["num_kv_heads"] is None else chosen["num_kv_heads"]
+    check_divides("num_kv_heads", num_kv_heads, "num_heads", num_heads)
+    check_bool("memory", chosen["memory"])
     texts = _mask_texts(chosen["masks"] if masks is None else masks)
     plan = BenchPlan(
         masks=texts,
@@ -175,9 +183,9 @@ def make_plan(
         batch_size=_count("batch_size", chosen["batch_size"]),
         threads=_count("threads", torch.get_num_threads() if threads is None else threads),
         repeats=_count("repeats", chosen["repeats"]),
-        min_time=_seconds(chosen["min_time"]),
+        min_time=float(check_number("min_time", chosen["min_time"], at_least=0, at_most=3600)),
         max_memory=_count("max_memory", total_memory() // 2 if max_memory is None else max_memory, 2**60),
-        memory=bool(chosen["memory"]),
+        memory=chosen["memory"],
     )
     for text in texts.values():
         _check_readable(text, plan.lengths)
@@ -247,9 +255,7 @@ def _list(name: str, values: Any) -> list[Any]:
 
 def _names(name: str, values: Any, known: Mapping[str, Any]) -> list[str]:
     for value in _list(name, values):
-        if not isinstance(value, str) or value not in known:
-            near = suggestion(value, list(known)) if isinstance(value, str) else ""
-            raise ValueError(f"{name} must be among {', '.join(known)}, got {value!r}{near}")
+        check_choice(name, value, known)
     return _list(name, values)
 
 
@@ -258,16 +264,4 @@ def _counts(name: str, values: Any, most: int = 2**20) -> list[int]:
 
 
 def _count(name: str, value: Any, most: int = 2**20) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if not 1 <= value <= most:
-        raise ValueError(f"{name} must be from 1 to {most}, got {value}")
-    return value
-
-
-def _seconds(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"min_time must be a number of seconds, got {value!r}")
-    if not 0 <= value <= 3600:
-        raise ValueError(f"min_time must be from 0 to 3600 seconds, got {value}")
-    return float(value)
+    return check_int(name, value, at_least=1, at_most=most)

@@ -9,6 +9,7 @@ from typing import Any
 from gatework.bench.gna.plan import Strides, make_plan
 from gatework.bench.gna.result import GnaBench
 from gatework.bench.gna.simulator import Flags, Sizes
+from gatework.files import check_directory
 
 
 def gna(
@@ -59,8 +60,10 @@ def gna(
         ValueError: If a value is impossible, options do not go together, or ``output`` cannot be used.
     """
     options = {name: value for name, value in locals().items() if name not in ("output", "command")}
-    plan = make_plan(**options)
     directory = None if output is None else Path(output)
+    if directory is not None:
+        check_directory("output", directory)
+    plan = make_plan(**options)
     bench = GnaBench(plan, directory=directory, command=command or _equivalent(options, output))
     if directory is not None:
         bench.write()

@@ -8,8 +8,9 @@ from typing import Any
 
 from gatework.bench.gna.cases import PUBLISHED, Case
 from gatework.bench.gna.kernels import TilePair, offered
-from gatework.bench.gna.search import Tiling, checked_tiling
-from gatework.bench.gna.simulator import Flags, Sizes, neighborhood, share, tile
+from gatework.bench.gna.search import TILINGS, Tiling
+from gatework.bench.gna.simulator import Flags, Sizes, neighborhood
+from gatework.checks import check_bool, check_choice, check_number, check_per_axis
 
 #: Cases by the name of their preset.
 PRESETS = {"published": PUBLISHED}
@@ -60,13 +61,13 @@ def make_plan(
         for name, value in locals().items()
         if name not in ("preset", "search", "tiling") and value is not None
     }
-    cut = checked_tiling(tiling)
+    cut = check_choice("tiling", tiling, TILINGS)
+    check_bool("search", search)
     if "grid" not in own:
         if own:
             raise ValueError(f"{', '.join(own)}: these need a grid, such as grid=[30, 48, 80]")
         name = "published" if preset is None else preset
-        if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        check_choice("preset", name, PRESETS)
         return GnaPlan(name, PRESETS[name], search, cut)
     if preset is not None:
         raise ValueError(f"preset must be left out where a grid is given, got {preset!r}")
@@ -94,6 +95,9 @@ def _own_case(
         for each in _strides(stride)
     ]
     mask = masks[0]
+    for name, share in (("attention_share", attention_share), ("sparse_steps", sparse_steps)):
+        if share is not None:
+            check_number(name, share, at_least=0, at_most=1)
     if sparse_steps is not None and attention_share is None:
         raise ValueError("sparse_steps needs attention_share, the share of time that attention takes")
     return Case(
@@ -104,8 +108,8 @@ def _own_case(
         _tiles(len(mask.shape), q_tile, kv_tile, kernel),
         dilation=mask.dilation,
         is_causal=mask.is_causal,
-        attention_share=None if attention_share is None else share("attention_share", attention_share),
-        sparse_steps=None if sparse_steps is None else share("sparse_steps", sparse_steps),
+        attention_share=attention_share,
+        sparse_steps=sparse_steps,
     )
 
 
@@ -125,4 +129,4 @@ def _tiles(axes: int, q_tile: Any, kv_tile: Any, kernel: str | None) -> tuple[Ti
             "give q_tile and kv_tile together, or neither of them to have all tiles that kernels offer; "
             f"got q_tile={q_tile!r}, kv_tile={kv_tile!r}, kernel={kernel!r}"
         )
-    return (TilePair("", tile("q_tile", q_tile, axes), tile("kv_tile", kv_tile, axes)),)
+    return (TilePair("", check_per_axis("q_tile", q_tile, axes), check_per_axis("kv_tile", kv_tile, axes)),)

@@ -23,8 +23,8 @@ from gatework.bench.gna.simulator import (
     axis_rules,
     neighborhood,
     simulate_mask,
-    tile,
 )
+from gatework.checks import check_choice, check_per_axis
 from gatework.masks import Neighborhood
 
 Tiling = Literal["static", "dynamic"]
@@ -270,8 +270,8 @@ def search_strides(
     """
     mask = neighborhood(grid, window, dilation=dilation, is_causal=is_causal)
     axes = len(mask.shape)
-    pair = TilePair("", tile("q_tile", q_tile, axes), tile("kv_tile", kv_tile, axes))
-    return StrideSearch(mask, pair, checked_tiling(tiling))
+    pair = TilePair("", check_per_axis("q_tile", q_tile, axes), check_per_axis("kv_tile", kv_tile, axes))
+    return StrideSearch(mask, pair, check_choice("tiling", tiling, TILINGS))
 
 
 def search_tiles(
@@ -304,7 +304,7 @@ def search_tiles(
     """
     mask = neighborhood(grid, window, dilation=dilation, is_causal=is_causal)
     pairs = offered(len(mask.shape), kernel)
-    return best_first([StrideSearch(mask, pair, checked_tiling(tiling)) for pair in pairs])
+    return best_first([StrideSearch(mask, pair, check_choice("tiling", tiling, TILINGS)) for pair in pairs])
 
 
 def best_first(searches: Sequence[StrideSearch]) -> tuple[StrideSearch, ...]:
@@ -316,15 +316,3 @@ def best_first(searches: Sequence[StrideSearch]) -> tuple[StrideSearch, ...]:
         return -search.visits(fastest).speedup, search.perfect is None, math.prod(stride), max(stride)
 
     return tuple(sorted(searches, key=key))
-
-
-def checked_tiling(tiling: str) -> Tiling:
-    """Check how key tiles are cut.
-
-    Raises:
-        ValueError: If it is no tiling.
-    """
-    for known in TILINGS:
-        if tiling == known:
-            return known
-    raise ValueError(f"tiling must be one of {', '.join(TILINGS)}, got {tiling!r}")

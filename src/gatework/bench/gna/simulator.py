@@ -15,8 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gatework.bench.gna.axis import AxisCounts, AxisRule, AxisVisits, axis_counts, axis_tiles
+from gatework.checks import check_ints, check_number, check_per_axis
 from gatework.masks import Neighborhood
-from gatework.masks.values import whole_numbers
 
 #: The window that stands for all tokens of an axis.
 WHOLE_AXIS = -1
@@ -180,8 +180,9 @@ def simulate(
             ``window``, or the axes are more than three or differ in number.
     """
     mask = neighborhood(grid, window, stride=stride, dilation=dilation, is_causal=is_causal)
+    axes = len(mask.shape)
     return simulate_mask(
-        mask, tile("q_tile", q_tile, len(mask.shape)), tile("kv_tile", kv_tile, len(mask.shape))
+        mask, check_per_axis("q_tile", q_tile, axes), check_per_axis("kv_tile", kv_tile, axes)
     )
 
 
@@ -217,24 +218,11 @@ def end_to_end(speedup: float, attention_share: float, sparse_steps: float = 1.0
     Raises:
         ValueError: If ``speedup`` is not positive, or a share not from 0 to 1.
     """
-    if not speedup > 0:
-        raise ValueError(f"speedup must be positive, got {speedup}")
-    part = share("attention_share", attention_share) * share("sparse_steps", sparse_steps)
+    check_number("speedup", speedup, above=0)
+    check_number("attention_share", attention_share, at_least=0, at_most=1)
+    check_number("sparse_steps", sparse_steps, at_least=0, at_most=1)
+    part = attention_share * sparse_steps
     return 1 / (1 - part + part / speedup)
-
-
-def share(name: str, value: float) -> float:
-    """Check a number from 0 to 1.
-
-    Raises:
-        TypeError: If it is no number.
-        ValueError: If it is outside.
-    """
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number from 0 to 1, got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    return value
 
 
 def neighborhood(
@@ -246,29 +234,16 @@ def neighborhood(
         TypeError: See :func:`simulate`.
         ValueError: See :func:`simulate`.
     """
-    shape = whole_numbers("grid", [grid] if isinstance(grid, int) else grid, least=1)
+    shape = check_ints("grid", [grid] if isinstance(grid, int) else grid, at_least=1)
     if not 1 <= len(shape) <= _AXES:
         raise ValueError(f"grid must have 1 to {_AXES} axes, got {grid!r}")
     wanted = [window] * len(shape) if isinstance(window, int) else window
-    sizes = whole_numbers("window", wanted, least=WHOLE_AXIS)
+    sizes = check_ints("window", wanted, at_least=WHOLE_AXIS)
     if len(sizes) == len(shape):
         sizes = tuple(
             length if size == WHOLE_AXIS else size for size, length in zip(sizes, shape, strict=True)
         )
     return Neighborhood(shape, sizes, stride=stride, dilation=dilation, is_causal=is_causal)
-
-
-def tile(name: str, value: Sizes, axes: int) -> tuple[int, ...]:
-    """Check the size of a tile and return one number for each axis.
-
-    Raises:
-        TypeError: If one is not an integer.
-        ValueError: If one is less than 1, or there is another number of them than ``axes``.
-    """
-    sizes = whole_numbers(name, [value] * axes if isinstance(value, int) else value, least=1)
-    if len(sizes) != axes:
-        raise ValueError(f"{name} must be one number or {axes}, one for each axis, got {value!r}")
-    return sizes
 
 
 def axis_rules(mask: Neighborhood) -> list[AxisRule]:

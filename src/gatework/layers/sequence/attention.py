@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gatework.checks import check_divides, check_flags, check_int, check_positive, check_probability
 from gatework.layers.positions import rotary_embedding
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layers.sequence.packed_documents import PackedDocuments
 from gatework.masks import Causal, Mask, SlidingWindow
 from gatework.ops.attention import attention, kernels
@@ -65,16 +66,15 @@ class MultiHeadAttention(Mixer):
         rope_theta: float = 10000.0,
     ) -> None:
         super().__init__(dim)
-        self.head_dim = check_divisible(dim, num_heads)
+        self.head_dim = check_divides("num_heads", num_heads, "dim", dim)
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        check_divisible(num_heads, self.num_kv_heads, dim_name="num_heads", heads_name="num_kv_heads")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        check_divides("num_kv_heads", self.num_kv_heads, "num_heads", num_heads)
+        check_flags(qkv_bias=qkv_bias, out_bias=out_bias, rope=rope)
+        check_probability("dropout", dropout)
+        check_positive(rope_theta=rope_theta)
         if rope and self.head_dim % 2:
             raise ValueError(f"rope needs an even dim // num_heads, got {dim} // {num_heads}")
-        if not rope_theta > 0:
-            raise ValueError(f"rope_theta must be positive, got {rope_theta}")
         self.dropout = dropout
         self.rope_theta = rope_theta if rope else None
         self.qkv = nn.Linear(dim, (num_heads + 2 * self.num_kv_heads) * self.head_dim, bias=qkv_bias)
@@ -220,7 +220,6 @@ class SlidingWindowAttention(MultiHeadAttention):
             rope=rope,
             rope_theta=rope_theta,
         )
-        if window_size < 0:
-            raise ValueError(f"window_size must be at least 0, got {window_size}")
+        check_int("window_size", window_size, at_least=0)
         self.mask = SlidingWindow(window_size, 0)
         self.max_cached = window_size

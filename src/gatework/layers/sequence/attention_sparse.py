@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gatework.checks import check_int
 from gatework.layers.sequence.attention import MultiHeadAttention
 from gatework.masks import Causal, GlobalWindow, Mask, RandomBlocks
-from gatework.masks.values import whole_number
 
 #: Blocks of the window before a token, and of first tokens that all see, as in Zoology's code.
 _WINDOW_BLOCKS, _GLOBAL_BLOCKS = 3, 2
@@ -57,7 +57,7 @@ class BigBird(MultiHeadAttention):
             rope=rope,
             rope_theta=rope_theta,
         )
-        self.block_size = whole_number("block_size", block_size, least=1)
+        self.block_size = check_int("block_size", block_size, at_least=1)
         near = GlobalWindow(_WINDOW_BLOCKS * block_size, _GLOBAL_BLOCKS * block_size) & Causal()
         self.mask = near | RandomBlocks(block_size, num_random, seed)
 

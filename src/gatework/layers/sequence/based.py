@@ -7,7 +7,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.checks import check_divides, check_flags, check_number, check_sizes
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.ops.recurrence.taylor_attention import (
     taylor_attention,
     taylor_attention_prefill,
@@ -41,9 +42,10 @@ class Based(Mixer):
         eps: float = 1e-12,
     ) -> None:
         super().__init__(dim)
-        self.head_dim = check_divisible(dim, num_heads)
-        if feature_dim < 1:
-            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
+        self.head_dim = check_divides("num_heads", num_heads, "dim", dim)
+        check_sizes(feature_dim=feature_dim)
+        check_flags(is_causal=is_causal)
+        check_number("eps", eps, at_least=0)
         self.num_heads = num_heads
         self.feature_dim = feature_dim
         self.is_causal = is_causal

@@ -13,9 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import (
+    check_choice,
+    check_counts,
+    check_divides,
+    check_flags,
+    check_positive,
+    check_sizes,
+)
 from gatework.layers.norm import GroupRMSNorm
 from gatework.layers.sequence.mamba2 import initial_dt_bias
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor, expanded
 from gatework.layers.sequence.short_conv import ShortConvolution
 from gatework.layouts import Layout
 from gatework.ops.feature_maps import elu_features
@@ -47,11 +55,9 @@ class _DeltaRuleMixer(Mixer):
         norm_eps: float,
     ) -> None:
         super().__init__(dim)
-        if min(head_key_dim, head_value_dim) < 1:
-            raise ValueError(
-                f"heads must have at least one channel of keys and of values, got "
-                f"{head_key_dim} and {head_value_dim} for dim={dim}, num_heads={num_heads}"
-            )
+        check_counts(conv_size=conv_size)
+        check_flags(use_beta=use_beta, allow_neg_eigval=allow_neg_eigval, output_gate=output_gate)
+        check_positive(norm_eps=norm_eps)
         self.num_heads, self.head_key_dim, self.head_value_dim = num_heads, head_key_dim, head_value_dim
         self.conv_size, self.output_gate = conv_size, output_gate
         self.use_beta, self.allow_neg_eigval = use_beta, allow_neg_eigval
@@ -209,15 +215,14 @@ class DeltaNet(_DeltaRuleMixer):
         qk_norm: str = "l2",
         norm_eps: float = 1e-5,
     ) -> None:
-        if qk_activation not in _ACTIVATIONS:
-            raise ValueError(f"qk_activation must be one of {', '.join(_ACTIVATIONS)}, got {qk_activation!r}")
-        if qk_norm not in ("l2", "sum"):
-            raise ValueError(f"qk_norm must be 'l2' or 'sum', got {qk_norm!r}")
+        check_sizes(dim=dim)
+        check_choice("qk_activation", qk_activation, _ACTIVATIONS)
+        check_choice("qk_norm", qk_norm, ("l2", "sum"))
         super().__init__(
             dim,
             num_heads,
-            check_divisible(int(dim * expand_k), num_heads, dim_name="dim * expand_k"),
-            check_divisible(int(dim * expand_v), num_heads, dim_name="dim * expand_v"),
+            check_divides("num_heads", num_heads, "dim * expand_k", expanded("expand_k", expand_k, dim)),
+            check_divides("num_heads", num_heads, "dim * expand_v", expanded("expand_v", expand_v, dim)),
             conv_size=conv_size,
             use_beta=use_beta,
             allow_neg_eigval=allow_neg_eigval,
@@ -256,12 +261,15 @@ class GatedDeltaNet(_DeltaRuleMixer):
         output_gate: bool = True,
         norm_eps: float = 1e-5,
     ) -> None:
-        head_dim = check_divisible(dim, num_heads) if head_dim is None else head_dim
+        check_sizes(dim=dim, num_heads=num_heads)
+        if head_dim is None:
+            head_dim = check_divides("num_heads", num_heads, "dim", dim)
+        check_sizes(head_dim=head_dim)
         super().__init__(
             dim,
             num_heads,
             head_dim,
-            int(head_dim * expand_v),
+            expanded("expand_v", expand_v, head_dim),
             conv_size=conv_size,
             use_beta=True,
             allow_neg_eigval=False,

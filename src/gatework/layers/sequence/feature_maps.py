@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gatework.checks import check_choice, check_flags, check_positive, check_sizes
 from gatework.ops import feature_maps as maps
 from gatework.ops.recurrence.taylor_attention import taylor_feature_count
 
@@ -68,17 +69,19 @@ class FeatureMap(nn.Module):
         max_length: int = 2048,
     ) -> None:
         super().__init__()
-        if name not in FEATURE_MAPS:
-            raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, got {name!r}")
-        if num_features is not None and (name not in ("performer", "all_poly") or num_features < 1):
-            raise ValueError(
-                f"num_features must be at least 1, for feature_map 'performer' or 'all_poly'; "
-                f"got {num_features} for {name!r}"
-            )
+        check_choice("feature_map", name, FEATURE_MAPS)
+        check_sizes(input_dim=input_dim, max_length=max_length)
+        check_flags(both_signs=both_signs)
+        check_positive(input_scale=input_scale)
+        if num_features is not None:
+            check_sizes(num_features=num_features)
+            if name not in ("performer", "all_poly"):
+                raise ValueError(
+                    f"num_features is for feature_map 'performer' or 'all_poly', "
+                    f"got {num_features} for {name!r}"
+                )
         if not both_signs and name not in _SIGNED:
             raise ValueError(f"both_signs=False is for feature_map {', '.join(_SIGNED)}, got {name!r}")
-        if max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {max_length}")
         self.name, self.input_dim, self.both_signs = name, input_dim, both_signs
         self.input_scale, self.max_length = input_scale, max_length
         self.reads_positions = name == "cosformer"

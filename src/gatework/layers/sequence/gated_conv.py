@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import check_flags, check_int, check_sizes
 from gatework.layers.sequence.filter_cache import FilterCache
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layers.sequence.short_conv import ShortConvolution
@@ -31,7 +32,7 @@ def filter_positions(max_length: int, emb_dim: int) -> Float[Tensor, "1 max_leng
     Raises:
         ValueError: If ``max_length`` is below 1, or ``emb_dim`` is even or below 3.
     """
-    check_max_length(max_length)
+    check_sizes(max_length=max_length, emb_dim=emb_dim)
     if emb_dim < 3 or emb_dim % 2 == 0:
         raise ValueError(f"emb_dim must be odd and at least 3 (time, cosines, sines), got {emb_dim}")
     bands = (emb_dim - 1) // 2
@@ -44,12 +45,6 @@ def filter_positions(max_length: int, emb_dim: int) -> Float[Tensor, "1 max_leng
     return table.unsqueeze(0).to(torch.get_default_dtype())
 
 
-def check_max_length(max_length: int) -> None:
-    """Refuse a filter without a tap."""
-    if max_length < 1:
-        raise ValueError(f"max_length must be at least 1, got {max_length}")
-
-
 class _LongFilterMixer(Mixer):
     """``y = causal_conv(x, taps) + x``; subclasses say where the taps come from.
 
@@ -60,8 +55,7 @@ class _LongFilterMixer(Mixer):
 
     def __init__(self, dim: int, max_length: int) -> None:
         super().__init__(dim)
-        check_max_length(max_length)
-        self.max_length = max_length
+        self.max_length = check_int("max_length", max_length, at_least=1)
 
     def taps(self, length: int) -> Float[Tensor, "channels taps"]:
         """Return the filter as far as ``length`` tokens need it."""
@@ -138,8 +132,7 @@ class ImplicitLongConvolution(_LongFilterMixer):
 
     def __init__(self, dim: int, *, max_length: int = 2048, emb_dim: int = 3, hidden_dim: int = 16) -> None:
         super().__init__(dim, max_length)
-        if hidden_dim < 1:
-            raise ValueError(f"hidden_dim must be at least 1, got {hidden_dim}")
+        check_sizes(hidden_dim=hidden_dim)
         self.register_buffer("positions", filter_positions(max_length, emb_dim))
         self.mlp = nn.Sequential(nn.Linear(emb_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim))
         self.filter_cache = FilterCache()
@@ -195,11 +188,12 @@ class BaseConv(Mixer):
         max_length: int = 2048,
     ) -> None:
         super().__init__(dim)
-        check_max_length(max_length)
+        check_sizes(max_length=max_length)
+        check_flags(implicit=implicit, activation=activation)
         self.activation = activation
         self.projection = nn.Linear(dim, dim)
         self.conv: ShortConvolution | LongConvolution | ImplicitLongConvolution
-        if kernel_size is not None and kernel_size != -1:
+        if kernel_size is not None and check_int("kernel_size", kernel_size) != -1:
             self.conv = ShortConvolution(dim, kernel_size)
         elif implicit:
             self.conv = ImplicitLongConvolution(dim, max_length=max_length)

@@ -10,8 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import (
+    check_choice,
+    check_counts,
+    check_divides,
+    check_flags,
+    check_number,
+    check_positive,
+    check_sizes,
+)
 from gatework.layers.norm import GroupRMSNorm
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor, expanded
 from gatework.layers.sequence.short_conv import ShortConvolution
 from gatework.ops.recurrence.linear_recurrence import gated_linear_attention, gated_linear_attention_step
 
@@ -77,20 +86,20 @@ class GatedLinearAttention(Mixer):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__(dim)
-        _check_activation("output_gate", output_gate)
-        _check_activation("feature_map", feature_map)
-        key_dim, value_dim = int(dim * expand_k), int(dim * expand_v)
-        self.head_key_dim = check_divisible(key_dim, num_heads, dim_name="dim * expand_k")
-        self.head_value_dim = check_divisible(value_dim, num_heads, dim_name="dim * expand_v")
-        if 0 in (self.head_key_dim, self.head_value_dim):
-            raise ValueError(
-                f"expand_k={expand_k} and expand_v={expand_v} leave heads of dim={dim} no channel"
-            )
+        check_choice("output_gate", output_gate, (None, *ACTIVATIONS))
+        check_choice("feature_map", feature_map, (None, *ACTIVATIONS))
+        check_flags(norm_affine=norm_affine)
+        check_sizes(gate_rank=gate_rank)
+        check_counts(conv_size=conv_size)
+        check_positive(gate_logit_normalizer=gate_logit_normalizer, norm_eps=norm_eps)
+        if min_log_decay is not None:
+            check_number("min_log_decay", min_log_decay, at_most=0)
+        key_dim, value_dim = expanded("expand_k", expand_k, dim), expanded("expand_v", expand_v, dim)
+        self.head_key_dim = check_divides("num_heads", num_heads, "dim * expand_k", key_dim)
+        self.head_value_dim = check_divides("num_heads", num_heads, "dim * expand_v", value_dim)
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        self.groups = check_divisible(
-            num_heads, self.num_kv_heads, dim_name="num_heads", heads_name="num_kv_heads"
-        )
+        self.groups = check_divides("num_kv_heads", self.num_kv_heads, "num_heads", num_heads)
         self.gate_logit_normalizer = gate_logit_normalizer
         self.min_log_decay = min_log_decay
         self.output_gate = output_gate
@@ -190,8 +199,3 @@ class GatedLinearAttention(Mixer):
             y = y * ACTIVATIONS[self.output_gate](self.g_proj(x))
         mixed: Tensor = self.o_proj(y)
         return mixed
-
-
-def _check_activation(argument: str, name: str | None) -> None:
-    if name is not None and name not in ACTIVATIONS:
-        raise ValueError(f"{argument} must be None or one of {sorted(ACTIVATIONS)}, got {name!r}")

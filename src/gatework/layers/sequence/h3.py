@@ -14,8 +14,15 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from gatework.layers.sequence.gated_conv import check_max_length
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.checks import (
+    check_choice,
+    check_divides,
+    check_int,
+    check_not_below,
+    check_positive,
+    check_sizes,
+)
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.ops.long_conv import causal_conv, causal_conv_tail
 from gatework.ops.recurrence.diagonal_ssm import (
     diagonal_ssm,
@@ -67,7 +74,7 @@ class DiagonalSSM(nn.Module):
     ) -> None:
         super().__init__()
         modes = state_dim // 2
-        self.copies = check_divisible(channels, num_ssm, dim_name="dim/head_dim", heads_name="num_ssm")
+        self.copies = check_divides("num_ssm", num_ssm, "dim/head_dim", channels)
         self.discretize = _DISCRETIZATIONS[discretization]
         index = torch.arange(modes, dtype=torch.float64)
         if measure == "diag-lin":
@@ -146,17 +153,14 @@ class H3(Mixer):
         discretization: str = "bilinear",
     ) -> None:
         super().__init__(dim)
-        self.num_heads = check_divisible(dim, head_dim, heads_name="head_dim")
-        if state_dim < 2:
-            raise ValueError(f"state_dim must be at least 2 (one complex mode), got {state_dim}")
+        self.num_heads = check_divides("head_dim", head_dim, "dim", dim)
+        check_int("state_dim", state_dim, at_least=2)  # one complex mode
         if max_length is not None:
-            check_max_length(max_length)
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"dt_min must be positive and at most dt_max={dt_max}, got {dt_min}")
-        if measure not in ("diag-lin", "diag-inv"):
-            raise ValueError(f"measure must be 'diag-lin' or 'diag-inv', got {measure!r}")
-        if discretization not in _DISCRETIZATIONS:
-            raise ValueError(f"discretization must be 'bilinear' or 'zoh', got {discretization!r}")
+            check_sizes(max_length=max_length)
+        check_positive(dt_min=dt_min)
+        check_not_below("dt_max", dt_max, "dt_min", dt_min)
+        check_choice("measure", measure, ("diag-lin", "diag-inv"))
+        check_choice("discretization", discretization, _DISCRETIZATIONS)
         self.head_dim = head_dim
         self.max_length = max_length
         self.shift_reach = state_dim if max_length is None else min(state_dim, max_length)

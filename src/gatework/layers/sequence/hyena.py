@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gatework.checks import check_counts, check_flags, check_number, check_positive, check_sizes
 from gatework.layers.sequence.filter_cache import FilterCache
 from gatework.layers.sequence.gated_conv import filter_positions
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor
@@ -83,11 +84,18 @@ class Hyena(Mixer):
         filter_bias: bool = True,
     ) -> None:
         super().__init__(dim)
-        for name, value in (("short_filter_order", short_filter_order), ("filter_order", filter_order)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if num_inner_mlps < 0:
-            raise ValueError(f"num_inner_mlps must not be negative, got {num_inner_mlps}")
+        check_sizes(short_filter_order=short_filter_order, filter_order=filter_order)
+        check_counts(num_inner_mlps=num_inner_mlps)
+        check_positive(
+            sine_frequency=sine_frequency,
+            fast_decay=fast_decay,
+            slow_decay=slow_decay,
+            decay_target=decay_target,
+        )
+        check_number("shift", shift)
+        check_flags(
+            linear_filter=linear_filter, modulate=modulate, normalized=normalized, filter_bias=filter_bias
+        )
         self.max_length = max_length
         self.modulate = modulate
         self.shift = shift
@@ -199,7 +207,4 @@ class Hyena(Mixer):
 
 
 def _decay_rates(dim: int, fast: float, slow: float, target: float) -> Float[Tensor, "1 1 dim"]:
-    for name, value in (("fast_decay", fast), ("slow_decay", slow), ("decay_target", target)):
-        if value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}")
     return torch.linspace(math.log(target) / slow, math.log(target) / fast, dim)[None, None]

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import check_divides, check_flags, check_number, check_sizes
 from gatework.layers.sequence.feature_maps import FeatureMap
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.ops.recurrence.linear_recurrence import gated_linear_attention, gated_linear_attention_step
 
 
@@ -60,9 +61,10 @@ class LinearAttention(Mixer):
         eps: float = 1e-12,
     ) -> None:
         super().__init__(dim)
-        self.head_dim = check_divisible(dim, num_heads)
-        if feature_dim < 1:
-            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
+        self.head_dim = check_divides("num_heads", num_heads, "dim", dim)
+        check_sizes(feature_dim=feature_dim)
+        check_flags(normalize=normalize, is_causal=is_causal)
+        check_number("eps", eps, at_least=0)
         self.num_heads, self.feature_dim = num_heads, feature_dim
         self.normalize, self.is_causal, self.eps = normalize, is_causal, eps
         self.feature_map = FeatureMap(

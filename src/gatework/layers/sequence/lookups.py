@@ -11,7 +11,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.checks import (
+    check_compat,
+    check_counts,
+    check_divides,
+    check_flags,
+    check_number,
+    check_probability,
+    check_sizes,
+)
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layers.sequence.packed_documents import PackedDocuments
 from gatework.masks import Causal
 from gatework.masks.earlier_blocks import hashed
@@ -34,9 +43,9 @@ class _Lookups(Mixer):
 
     def __init__(self, dim: int, *, num_heads: int, qkv_bias: bool, dropout: float) -> None:
         super().__init__(dim)
-        self.head_dim = check_divisible(dim, num_heads)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        self.head_dim = check_divides("num_heads", num_heads, "dim", dim)
+        check_probability("dropout", dropout)
+        check_flags(qkv_bias=qkv_bias)
         self.num_heads, self.dropout = num_heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.out_proj = nn.Linear(dim, dim)
@@ -134,11 +143,6 @@ def _budget(positions: Int[Tensor, " length"], num_lookups: int | None) -> Int[T
     return root + (root * root < tokens).long()
 
 
-def _check_lookups(num_lookups: int | None) -> None:
-    if num_lookups is not None and num_lookups < 1:
-        raise ValueError(f"num_lookups must be at least 1, got {num_lookups}")
-
-
 class SigmoidLookups(_Lookups):
     """Learned look-ups: ``y_t = x_t + sigmoid(w . x_t) * attention(x)_t``, in evaluation at few positions.
 
@@ -174,13 +178,11 @@ class SigmoidLookups(_Lookups):
         compat: Literal["official"] | None = None,
     ) -> None:
         super().__init__(dim, num_heads=num_heads, qkv_bias=qkv_bias, dropout=dropout)
-        _check_lookups(num_lookups)
-        if penalty < 0:
-            raise ValueError(f"penalty must be at least 0, got {penalty}")
-        if compat not in (None, "official"):
-            raise ValueError(f'compat must be None or "official", got {compat!r}')
+        if num_lookups is not None:
+            check_sizes(num_lookups=num_lookups)
+        check_number("penalty", penalty, at_least=0)
         self.num_lookups, self.penalty = num_lookups, penalty
-        self.looks_ahead = compat == "official"
+        self.looks_ahead = check_compat(compat)
         self.selecting = nn.Linear(dim, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
@@ -300,13 +302,13 @@ class RandomLookups(_Lookups):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(dim, num_heads=num_heads, qkv_bias=qkv_bias, dropout=dropout)
-        _check_lookups(num_lookups)
-        if share is not None and not 0 <= share <= 1:
-            raise ValueError(f"share must be between 0 and 1, got {share}")
+        if num_lookups is not None:
+            check_sizes(num_lookups=num_lookups)
+        if share is not None:
+            check_number("share", share, at_least=0, at_most=1)
         if share is not None and num_lookups is not None:
             raise ValueError(f"give share or num_lookups, not both, got {share} and {num_lookups}")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, got {seed}")
+        check_counts(seed=seed)
         self.num_lookups, self.share, self.seed = num_lookups, share, seed
 
     def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
@@ -356,8 +358,7 @@ class ProgrammaticLookups(_Lookups):
         self, dim: int, *, num_heads: int = 1, order: int = 1, qkv_bias: bool = True, dropout: float = 0.0
     ) -> None:
         super().__init__(dim, num_heads=num_heads, qkv_bias=qkv_bias, dropout=dropout)
-        if order < 1:
-            raise ValueError(f"order must be at least 1, got {order}")
+        check_sizes(order=order)
         self.order = order
 
     def forward(

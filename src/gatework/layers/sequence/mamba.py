@@ -10,6 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import (
+    check_choice,
+    check_flags,
+    check_not_below,
+    check_number,
+    check_positive,
+    check_sizes,
+)
 from gatework.layers.sequence.mamba2 import initial_dt_bias
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layers.sequence.short_conv import ShortConvolution
@@ -62,13 +70,12 @@ class Mamba(Mixer):
     ) -> None:
         super().__init__(dim)
         rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
-        for name, size in (("state_dim", state_dim), ("expand", expand), ("dt_rank", rank)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if dt_init not in ("random", "constant"):
-            raise ValueError(f"dt_init must be 'random' or 'constant', got {dt_init!r}")
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"dt_min and dt_max must be positive and in order, got {dt_min} and {dt_max}")
+        check_sizes(state_dim=state_dim, conv_size=conv_size, expand=expand, dt_rank=rank)
+        check_choice("dt_init", dt_init, ("random", "constant"))
+        check_positive(dt_min=dt_min, dt_scale=dt_scale)
+        check_not_below("dt_max", dt_max, "dt_min", dt_min)
+        check_number("dt_floor", dt_floor, at_least=0)
+        check_flags(conv_bias=conv_bias, bias=bias)
         self.inner_dim, self.state_dim = expand * dim, state_dim
         self._split = (rank, state_dim, state_dim)  # rows of x_proj: steps, B, C
         self.in_proj = nn.Linear(dim, 2 * self.inner_dim, bias=bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,8 +11,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import (
+    check_divides,
+    check_flags,
+    check_int,
+    check_not_below,
+    check_number,
+    check_positive,
+    check_sizes,
+)
 from gatework.layers.norm import GroupRMSNorm
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layers.sequence.short_conv import ShortConvolution
 from gatework.ops.recurrence.linear_recurrence import gated_linear_attention, gated_linear_attention_step
 
@@ -67,19 +77,24 @@ class Mamba2(Mixer):
         a_init_range: tuple[float, float] = (1.0, 16.0),
     ) -> None:
         super().__init__(dim)
-        inner = expand * dim
-        self.ssm_dim = inner if ssm_dim is None else ssm_dim
-        self.mlp_dim = inner - self.ssm_dim
-        if not 0 < self.ssm_dim <= inner:
-            raise ValueError(f"ssm_dim must lie between 1 and expand * dim = {inner}, got {ssm_dim}")
-        if head_dim < 1 or self.ssm_dim % head_dim:
-            raise ValueError(
-                f"head_dim must be positive and divide the inner width {self.ssm_dim}, got {head_dim}"
-            )
-        self.num_heads = self.ssm_dim // head_dim
-        self.heads_per_group = check_divisible(
-            self.num_heads, num_groups, dim_name="number of heads", heads_name="num_groups"
+        check_sizes(state_dim=state_dim, expand=expand, conv_size=conv_size)
+        check_positive(dt_min=dt_min)
+        check_not_below("dt_max", dt_max, "dt_min", dt_min)
+        check_number("dt_floor", dt_floor, at_least=0)
+        check_flags(
+            conv_bias=conv_bias,
+            bias=bias,
+            skip_per_channel=skip_per_channel,
+            norm=norm,
+            norm_before_gate=norm_before_gate,
         )
+        dt_limit = _range("dt_limit", dt_limit, finite=False)
+        a_init_range = _range("a_init_range", a_init_range, above=0)
+        inner = expand * dim
+        self.ssm_dim = inner if ssm_dim is None else check_int("ssm_dim", ssm_dim, at_least=1, at_most=inner)
+        self.mlp_dim = inner - self.ssm_dim
+        self.num_heads = check_divides("head_dim", head_dim, "ssm_dim", self.ssm_dim)
+        self.heads_per_group = check_divides("num_groups", num_groups, "num_heads", self.num_heads)
         self.state_dim, self.head_dim, self.num_groups = state_dim, head_dim, num_groups
         self.norm_before_gate, self.dt_limit = norm_before_gate, dt_limit
         conv_dim = self.ssm_dim + 2 * num_groups * state_dim
@@ -174,6 +189,16 @@ class Mamba2(Mixer):
             y = torch.cat([F.silu(gate) * value, y], -1)
         mixed: Tensor = self.out_proj(y)
         return mixed
+
+
+def _range(
+    name: str, bounds: Sequence[float], *, above: float | None = None, finite: bool = True
+) -> tuple[float, float]:
+    """The least and the greatest of some numbers, checked."""
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        raise TypeError(f"{name} must be two numbers, the least and the greatest, got {bounds!r:.200}")
+    least = check_number(f"{name}[0]", bounds[0], above=above, at_least=0 if above is None else None)
+    return least, check_number(f"{name}[1]", bounds[1], at_least=least, finite=finite)
 
 
 def initial_dt_bias(num_heads: int, dt_min: float, dt_max: float, dt_floor: float) -> Tensor:

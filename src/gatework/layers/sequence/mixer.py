@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gatework.checks import check_int, check_number
 from gatework.layers.sequence.packed_documents import PackedDocuments
 from gatework.layouts import Layout, to_ours
 
@@ -89,9 +90,7 @@ class Mixer(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
-        self.dim = dim
+        self.dim = check_int("dim", dim, at_least=1)
 
     def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
         """Mix a whole sequence."""
@@ -211,12 +210,14 @@ class Mixer(nn.Module):
         return state
 
 
-def check_divisible(dim: int, num_heads: int, *, dim_name: str = "dim", heads_name: str = "num_heads") -> int:
-    """Return ``dim // num_heads``.
+def expanded(name: str, ratio: float, dim: int) -> int:
+    """Return ``int(ratio * dim)``, a width that is given as a share of the number of channels.
 
     Raises:
-        ValueError: If there is no head, or ``num_heads`` does not divide ``dim``.
+        TypeError: If ``ratio`` is not a number.
+        ValueError: If it is not positive and finite, or leaves no channel.
     """
-    if num_heads < 1 or dim % num_heads:
-        raise ValueError(f"{heads_name} must be positive and divide {dim_name}={dim}, got {num_heads}")
-    return dim // num_heads
+    width = int(check_number(name, ratio, above=0) * dim)
+    if width < 1:
+        raise ValueError(f"{name} must leave at least one of dim={dim} channels, got {ratio}")
+    return width

@@ -11,8 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import (
+    check_compat,
+    check_counts,
+    check_divides,
+    check_flags,
+    check_positive,
+    check_sizes,
+)
 from gatework.layers.positions import rotary_embedding
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layouts import Layout
 from gatework.masks import Causal, CompressedBlocks, SlidingWindow
 from gatework.ops.attention import attention
@@ -100,28 +108,22 @@ class NativeSparseAttention(Mixer):
         compat: Literal["official"] | None = None,
     ) -> None:
         super().__init__(dim)
-        self.head_dim = check_divisible(dim, num_heads)
+        self.head_dim = check_divides("num_heads", num_heads, "dim", dim)
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        check_divisible(num_heads, self.num_kv_heads, dim_name="num_heads", heads_name="num_kv_heads")
+        check_divides("num_kv_heads", self.num_kv_heads, "num_heads", num_heads)
         if self.head_dim % 2:
             raise ValueError(f"dim // num_heads must be even to be rotated, got {dim} // {num_heads}")
-        for name, value, least in (
-            ("block_size", block_size, 1),
-            ("num_selected_blocks", num_selected_blocks, 0),
-            ("window_size", window_size, 1),
-            ("num_memory", num_memory, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_sizes(block_size=block_size, window_size=window_size, num_memory=num_memory)
+        check_counts(num_selected_blocks=num_selected_blocks)
+        check_positive(compress_ratio=compress_ratio, norm_eps=norm_eps)
+        check_flags(heads_share_blocks=heads_share_blocks, norm=norm)
         hidden = int(compress_ratio * block_size * self.head_dim)
         if hidden < 1:
             raise ValueError(f"compress_ratio must leave a hidden channel, got {compress_ratio}")
-        if compat not in (None, "official"):
-            raise ValueError(f'compat must be None or "official", got {compat!r}')
         self.block_size, self.num_selected_blocks = block_size, num_selected_blocks
         self.window_size, self.heads_share_blocks = window_size, heads_share_blocks
-        self.looks_ahead = compat == "official"
+        self.looks_ahead = check_compat(compat)
         self.norm = nn.RMSNorm(dim, eps=norm_eps) if norm else nn.Identity()
         self.qkv = nn.Linear(dim, (num_heads + 2 * self.num_kv_heads) * self.head_dim, bias=False)
         self.memory = nn.Parameter(torch.zeros(2, self.num_kv_heads, num_memory, self.head_dim))

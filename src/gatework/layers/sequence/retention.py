@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import check_divides, check_flags, check_positive
 from gatework.layers.norm import GroupRMSNorm
 from gatework.layers.positions import rotary_embedding
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor, expanded
 from gatework.ops.recurrence.linear_recurrence import gated_linear_attention, gated_linear_attention_step
 
 
@@ -49,15 +50,16 @@ class Retention(Mixer):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__(dim)
-        key_dim, value_dim = int(dim * expand_k), int(dim * expand_v)
+        check_flags(norm_affine=norm_affine)
+        check_positive(norm_eps=norm_eps)
+        key_dim, value_dim = expanded("expand_k", expand_k, dim), expanded("expand_v", expand_v, dim)
         self.num_heads = num_heads
-        self.head_key_dim = check_divisible(key_dim, num_heads, dim_name="dim * expand_k")
-        self.head_value_dim = check_divisible(value_dim, num_heads, dim_name="dim * expand_v")
-        if self.head_key_dim % 2 or 0 in (self.head_key_dim, self.head_value_dim):
+        self.head_key_dim = check_divides("num_heads", num_heads, "dim * expand_k", key_dim)
+        self.head_value_dim = check_divides("num_heads", num_heads, "dim * expand_v", value_dim)
+        if self.head_key_dim % 2:
             raise ValueError(
-                f"heads must have an even number of key channels and at least one of values, got "
-                f"{self.head_key_dim} and {self.head_value_dim} from dim={dim}, num_heads={num_heads}, "
-                f"expand_k={expand_k}, expand_v={expand_v}"
+                f"heads must have an even number of key channels, got {self.head_key_dim} from dim={dim}, "
+                f"num_heads={num_heads}, expand_k={expand_k}"
             )
         self.q_proj = nn.Linear(dim, key_dim, bias=False)
         self.k_proj = nn.Linear(dim, key_dim, bias=False)

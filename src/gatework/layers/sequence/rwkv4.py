@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gatework.checks import check_int
 from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layers.sequence.rwkv_memory import token_shift
 from gatework.ops.recurrence.wkv import wkv, wkv_step
@@ -34,12 +35,8 @@ class RWKV4(Mixer):
 
     def __init__(self, dim: int, *, layer_index: int = 0, num_layers: int = 12) -> None:
         super().__init__(dim)
-        if num_layers < 2:
-            raise ValueError(f"num_layers must be at least 2, got {num_layers}")
-        if not 0 <= layer_index < num_layers:
-            raise ValueError(
-                f"layer_index must lie between 0 and num_layers - 1 = {num_layers - 1}, got {layer_index}"
-            )
+        check_int("num_layers", num_layers, at_least=2)
+        check_int("layer_index", layer_index, at_least=0, at_most=num_layers - 1)
         depth, rest = layer_index / (num_layers - 1), 1 - layer_index / num_layers
         channel = torch.arange(dim)
         place = channel / max(dim - 1, 1)

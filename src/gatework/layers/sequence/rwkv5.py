@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import check_int, check_sizes
 from gatework.layers.sequence.mixer import State
 from gatework.layers.sequence.rwkv_memory import MatrixMemory, normalise_heads, token_shift
 from gatework.ops.recurrence.linear_recurrence import gated_linear_attention, gated_linear_attention_step
@@ -44,10 +45,8 @@ class RWKV5(MatrixMemory):
         num_layers: int = 12,
     ) -> None:
         super().__init__(dim, num_heads, head_dim)
-        if not 0 <= layer_index < num_layers:
-            raise ValueError(
-                f"layer_index must lie in 0 .. num_layers - 1 = {num_layers - 1}, got {layer_index}"
-            )
+        check_sizes(num_layers=num_layers)
+        check_int("layer_index", layer_index, at_least=0, at_most=num_layers - 1)
         per_head = (self.num_heads, self.head_dim)
         depth, rest = layer_index / max(num_layers - 1, 1), 1 - layer_index / num_layers
         channel = torch.arange(dim)

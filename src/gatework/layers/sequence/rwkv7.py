@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gatework.checks import check_flags, check_positive, check_sizes
 from gatework.layers.sequence.mixer import State
 from gatework.layers.sequence.rwkv_memory import MatrixMemory, normalise_heads, token_shift
 from gatework.layouts import Layout
@@ -53,9 +54,9 @@ class RWKV7(MatrixMemory):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__(dim, num_heads, head_dim)
-        for name, rank in (("decay_rank", decay_rank), ("rate_rank", rate_rank), ("gate_rank", gate_rank)):
-            if rank < 1:
-                raise ValueError(f"{name} must be at least 1, got {rank}")
+        check_sizes(decay_rank=decay_rank, rate_rank=rate_rank, gate_rank=gate_rank)
+        check_flags(norm_affine=norm_affine)
+        check_positive(norm_eps=norm_eps)
         # Zeros as in the authors' code: at first no token is shifted and nothing corrected.
         self.x_x = nn.Parameter(torch.zeros(6, dim))
         self.k_k = nn.Parameter(torch.zeros(dim))

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.checks import check_divides
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 
 
 def token_shift(
@@ -82,9 +83,9 @@ def _heads_of(dim: int, num_heads: int | None, head_dim: int | None) -> tuple[in
     if num_heads is not None and head_dim is not None:
         raise ValueError(f"give num_heads or head_dim, not both; got {num_heads} and {head_dim}")
     if num_heads is not None:
-        return num_heads, check_divisible(dim, num_heads)
+        return num_heads, check_divides("num_heads", num_heads, "dim", dim)
     width = 64 if head_dim is None else head_dim
-    return check_divisible(dim, width, heads_name="head_dim"), width
+    return check_divides("head_dim", width, "dim", dim), width
 
 
 def normalise_heads(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatework.checks import check_choice, check_flags, check_sizes
 from gatework.ops.short_conv import short_conv
 
 
@@ -36,12 +37,9 @@ class ShortConvolution(nn.Module):
         self, dim: int, kernel_size: int, *, bias: bool = True, activation: str | None = None
     ) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
-        if kernel_size < 1:
-            raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
-        if activation not in (None, "silu"):
-            raise ValueError(f"activation must be 'silu' or None, got {activation!r}")
+        check_sizes(dim=dim, kernel_size=kernel_size)
+        check_flags(bias=bias)
+        check_choice("activation", activation, (None, "silu"))
         self.dim = dim
         self.kernel_size = kernel_size
         self.activation = activation

@@ -5,7 +5,6 @@ Source: arXiv:2407.04620, with the learned rates, the schedule and the rotation 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -14,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatework.layers.sequence.mixer import Mixer, State, StateTensor, check_divisible
+from gatework.checks import check_divides, check_flags, check_positive, check_sizes
+from gatework.layers.sequence.mixer import Mixer, State, StateTensor
 from gatework.layers.sequence.short_conv import ShortConvolution
 from gatework.layouts import Layout, change
 from gatework.ops.recurrence.ttt import ttt_linear, ttt_mlp
@@ -50,16 +50,14 @@ class _TestTimeTraining(Mixer):
         conv_size: int,
     ) -> None:
         super().__init__(dim)
-        self.head_dim = check_divisible(dim, num_heads)
+        self.head_dim = check_divides("num_heads", num_heads, "dim", dim)
         if self.head_dim % 2:
             raise ValueError(
                 f"dim // num_heads must be even to be rotated in pairs, got {dim} // {num_heads}"
             )
-        if mini_batch_size < 1:
-            raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}")
-        for name, value in (("base_rate", base_rate), ("rope_theta", rope_theta)):
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be positive, got {value}")
+        check_sizes(mini_batch_size=mini_batch_size, conv_size=conv_size)
+        check_positive(base_rate=base_rate, rope_theta=rope_theta)
+        check_flags(gate=gate, share_qk=share_qk)
         self.num_heads, self.mini_batch_size = num_heads, mini_batch_size
         self.base_rate, self.rope_theta = base_rate, rope_theta
         self.q_proj = nn.Linear(dim, dim, bias=False)

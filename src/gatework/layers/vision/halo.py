@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -10,6 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, linear
 
+from gatework.checks import (
+    check_choice,
+    check_counts,
+    check_divides,
+    check_flags,
+    check_positive,
+    check_sizes,
+)
 from gatework.ops.vision.halo import halo_attention
 
 
@@ -59,25 +66,16 @@ class HaloAttention(nn.Module):
     ) -> None:
         super().__init__()
         dim_out = dim if dim_out is None else dim_out
-        for name, number in (("dim", dim), ("dim_out", dim_out), ("num_heads", num_heads)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
-        if dim_out % num_heads:
-            raise ValueError(f"num_heads must divide dim_out={dim_out}, got {num_heads}")
-        if head_dim is not None and head_dim < 1:
-            raise ValueError(f"head_dim must be at least 1, got {head_dim}")
-        if not 0 < qk_ratio < math.inf:
-            raise ValueError(f"qk_ratio must be positive and finite, got {qk_ratio}")
-        if stride not in (1, 2):
-            raise ValueError(f"stride must be 1 or 2, got {stride}")
-        if block_size < 1 or halo_size < 0:
-            raise ValueError(
-                f"block_size must be at least 1 and halo_size at least 0, got {block_size} and {halo_size}"
-            )
-        if padding_mode not in ("zeros", "mask"):
-            raise ValueError(f"padding_mode must be 'zeros' or 'mask', got {padding_mode!r}")
+        check_sizes(dim=dim, dim_out=dim_out, block_size=block_size)
+        check_counts(halo_size=halo_size)
+        if head_dim is not None:
+            check_sizes(head_dim=head_dim)
+        check_positive(qk_ratio=qk_ratio)
+        check_choice("stride", stride, (1, 2))
+        check_choice("padding_mode", padding_mode, ("zeros", "mask"))
+        check_flags(avg_down=avg_down, qkv_bias=qkv_bias, scale_pos_embed=scale_pos_embed)
         self.dim, self.dim_out, self.num_heads = dim, dim_out, num_heads
-        self.value_dim = dim_out // num_heads
+        self.value_dim = check_divides("num_heads", num_heads, "dim_out", dim_out)
         self.head_dim = _round_to_8(dim_out * qk_ratio) // num_heads if head_dim is None else head_dim
         if self.head_dim < 1:
             raise ValueError(
@@ -141,6 +139,7 @@ class RelativePositions(nn.Module):
 
     def __init__(self, window_size: int, head_dim: int) -> None:
         super().__init__()
+        check_sizes(window_size=window_size, head_dim=head_dim)
         self.height_rel = nn.Parameter(torch.empty(2 * window_size - 1, head_dim))
         self.width_rel = nn.Parameter(torch.empty(2 * window_size - 1, head_dim))
         self.reset_parameters()

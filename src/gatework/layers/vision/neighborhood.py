@@ -12,7 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gatework.layers.sequence.mixer import check_divisible
+from gatework.checks import (
+    check_choice,
+    check_divides,
+    check_flags,
+    check_int,
+    check_number,
+    check_probability,
+)
 from gatework.ops.vision.neighborhood import neighborhood_attention
 from gatework.ops.vision.neighborhood_halves import crop_bias, neighborhood_logits, neighborhood_weighted_sum
 from gatework.ops.vision.neighborhood_windows import Flags, Sizes, WindowSpec, window_spec
@@ -38,19 +45,21 @@ class _NeighborhoodAttention(nn.Module):
     ) -> None:
         super().__init__()
         dim_name, embed_dim = dim
-        if embed_dim < 1:
-            raise ValueError(f"{dim_name} must be at least 1, got {embed_dim}")
-        if small_input not in ("error", "clamp"):
-            raise ValueError(f"small_input must be 'error' or 'clamp', got {small_input!r}")
+        check_int(dim_name, embed_dim, at_least=1)
+        check_choice("small_input", small_input, ("error", "clamp"))
+        check_flags(qkv_bias=qkv_bias)
+        check_probability("proj_drop", proj_drop)
+        if qk_scale is not None:
+            check_number("qk_scale", qk_scale)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
-        self.head_dim = check_divisible(embed_dim, num_heads, dim_name=dim_name)
+        self.head_dim = check_divides("num_heads", num_heads, dim_name, embed_dim)
         self.scale = self.head_dim**-0.5 if qk_scale is None else qk_scale
         self.spec = spec
         self.small_input = small_input
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
         self.proj = nn.Linear(embed_dim, embed_dim)
-        self.proj_drop = nn.Dropout(_checked_probability("proj_drop", proj_drop))
+        self.proj_drop = nn.Dropout(proj_drop)
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
@@ -193,7 +202,9 @@ class _WithBias(_NeighborhoodAttention):
         if rel_pos_bias and any(spec.is_causal):
             raise NotImplementedError(f"rel_pos_bias cannot be combined with is_causal={is_causal!r}")
         super().__init__(("dim", dim), num_heads, spec, qkv_bias, qk_scale, proj_drop, small_input)
-        self.attn_drop = nn.Dropout(_checked_probability("attn_drop", attn_drop))
+        check_probability("attn_drop", attn_drop)
+        check_flags(rel_pos_bias=rel_pos_bias)
+        self.attn_drop = nn.Dropout(attn_drop)
         self.register_parameter("rpb", None)
         if rel_pos_bias:
             offsets = (2 * size - 1 for size in spec.kernel_size)
@@ -250,9 +261,3 @@ class BiasedNeighborhoodAttention3D(_WithBias):
     """NATTEN's older module on a volume: :class:`BiasedNeighborhoodAttention2D` with three axes."""
 
     num_axes = 3
-
-
-def _checked_probability(name: str, value: float) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
-    return value

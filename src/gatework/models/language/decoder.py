@@ -20,18 +20,17 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from gatework.layers.channel_mixers import GLU, MLP, DropPath
+from gatework.checks import check_names, named_in
+from gatework.layers.channel_mixers import GLU, MLP
 from gatework.layers.sequence.mixer import Mixer, State
 from gatework.layers.sequence.packed_documents import PackedDocuments
 from gatework.layouts import Layout
+from gatework.models.language.config_checks import check_config, check_mixers, warn_of_unknown
 from gatework.models.language.head_loss import head_loss
 from gatework.models.language.inputs import check_padding, labels_within_documents, packed_documents
-from gatework.models.language.residual_outputs import RESIDUAL_INITS, residual_outputs
+from gatework.models.language.residual_outputs import residual_outputs
 from gatework.models.language.zoology_names import zoology_layout
-from gatework.registry import create_mixer, mixer_entry, mixer_options, suggestion
-
-_CHANNEL_MIXERS = ("mlp", "glu", "identity", "none")
-_NORMS = ("layernorm", "rmsnorm")
+from gatework.registry import create_mixer, mixer_options
 
 
 @no_type_check  # Transformers makes a dataclass of it whose constructor takes keys that are no fields
@@ -54,7 +53,7 @@ class GateworkConfig(PreTrainedConfig):
         context_length: Longest sequence, given to mixers that need to know it (long filters).
         embed_dropout: Dropout after the embedding.
         resid_dropout: Dropout on what each mixer adds to the stream.
-        drop_path_rate: Probability of dropping that whole for a sequence (stochastic depth).
+        drop_path_rate: Probability, below 1, of dropping that whole for a sequence (stochastic depth).
         initializer_range: Standard deviation of initial linear and embedding weights; that of residual
             outputs is divided by ``sqrt(2 * num_hidden_layers)``.
         init_linear: Whether linear layers are drawn so; otherwise they keep the mixer's own initialisation,
@@ -100,32 +99,41 @@ class GateworkConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Complete and check the values.
 
+        What is no option, of ours or of Transformers, is kept as an attribute, with a warning.
+
         Raises:
-            ValueError: If a value is impossible, or a mixer has another name or another option.
+            TypeError: If a value has another type, or a mixer no such option.
+            ValueError: If a value is impossible, or there is no such mixer.
         """
-        mixers = ["attention"] if self.mixers is None else self.mixers
-        self.mixers = [{"name": mixer} if isinstance(mixer, str) else dict(mixer) for mixer in mixers]
-        _check_choice("channel_mixer", self.channel_mixer, _CHANNEL_MIXERS)
-        _check_choice("norm", self.norm, _NORMS)
-        _check_choice("embedding_init", self.embedding_init, ("default", "normal", "spherical"))
-        _check_choice("residual_init", self.residual_init, RESIDUAL_INITS)
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "context_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.mixers:
-            raise ValueError("mixers must name at least one sequence mixer, got an empty list")
-        for mixer in self.mixers:
-            if "name" not in mixer:
-                raise ValueError(f"each of mixers must have a 'name', got {mixer}")
-            mixer_entry(mixer["name"])
+        if self.mixers is None:
+            self.mixers = ["attention"]
+        check_config(self)
+        self.mixers = [{"name": mixer} if isinstance(mixer, str) else dict(mixer) for mixer in self.mixers]
         self.vocab_size += -self.vocab_size % self.pad_vocab_size_multiple
         self.tie_word_embeddings = self.tie_word_embeddings and self.train_embeddings
+        warn_of_unknown(type(self), kwargs)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        check_mixers(self)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read a configuration as Transformers does, and check what is given in place of its values.
+
+        Raises:
+            TypeError: If a value has another type, or a mixer no such option.
+            ValueError: If a value is impossible, or there is no such mixer.
+        """
+        made = super().from_dict(config_dict, **kwargs)
+        config = made[0] if isinstance(made, tuple) else made
+        check_config(config)
+        check_mixers(config)
+        return made
 
     def mixer_of_layer(self, index: int) -> Mixer:
         """Make the sequence mixer of one layer."""
         assert self.mixers is not None
-        options = dict(self.mixers[index % len(self.mixers)])
+        position = index % len(self.mixers)
+        options = dict(self.mixers[position])
         name = options.pop("name")
         known = mixer_options(name)
         if "max_length" in known:
@@ -134,7 +142,8 @@ class GateworkConfig(PreTrainedConfig):
             # Initial values that follow the depth; in a model of up to 12 layers as if it had 12, as Zoology.
             options.setdefault("layer_index", index)
             options.setdefault("num_layers", max(12, self.num_hidden_layers))
-        return create_mixer(name, self.hidden_size, **options)
+        with named_in(f"mixers[{position}]", options):
+            return create_mixer(name, self.hidden_size, **options)
 
 
 class DecoderBlock(GradientCheckpointingLayer):
@@ -152,7 +161,7 @@ class DecoderBlock(GradientCheckpointingLayer):
         if self.channel_mixer is not None:
             self.channel_norm = _norm(config)
         self.dropout = nn.Dropout(config.resid_dropout)
-        self.drop_path = DropPath(config.drop_path_rate)
+        self.drop_path = _drop_path(config.drop_path_rate)
         for output in residual_outputs(self, config.residual_init):
             setattr(output, "writes_to_stream", True)  # noqa: B010 (initial weights shrink with the depth)
 
@@ -500,10 +509,7 @@ def model_config(options: Mapping[str, Any]) -> GateworkConfig:
         TypeError: If there is no such option.
         ValueError: If a value is impossible.
     """
-    known = sorted(set(GateworkConfig.__annotations__) - {"model_type"})
-    for option in options:
-        if option not in known:
-            raise TypeError(f"model has no option {option!r}{suggestion(str(option), known)}")
+    check_names("model has no option", options, set(GateworkConfig.__annotations__) - {"model_type"})
     return GateworkConfig(**options)
 
 
@@ -553,10 +559,16 @@ def _channel_mixer(config: GateworkConfig) -> nn.Module | None:
     return nn.Identity() if config.channel_mixer == "identity" else None
 
 
+def _drop_path(rate: float) -> nn.Module:
+    """What drops a whole branch, per sequence, while training (arXiv:1603.09382)."""
+    if rate == 0:
+        return nn.Identity()
+    # Imported here: timm takes seconds, and few models need it.
+    from timm.layers.drop import DropPath
+
+    drop_path: nn.Module = DropPath(rate)
+    return drop_path
+
+
 def _draw_as_linear(weight: Tensor) -> None:
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as nn.Linear does
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

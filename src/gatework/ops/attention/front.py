@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, overload
 
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_number, check_positive, check_probability, check_shape
 from gatework.masks import Mask
 from gatework.ops.attention import blocked, choice, dense, flex
 from gatework.ops.attention.checks import check_broadcasts, check_mask, check_tensors, score_shape
@@ -114,14 +114,15 @@ def attention(
         engine: ``"reference"`` (the definition), ``"dense"`` (all pairs, by PyTorch's fused kernels),
             ``"blocked"`` (only the tiles that a Mask needs, on a CPU; ``"blocked-torch"`` with PyTorch's
             operators and ``"blocked-numba"`` with compiled kernels, which it chooses between) or ``"flex"``
-            (compiled FlexAttention); by default the fastest that can do what is asked.
+            (compiled FlexAttention); by default the fastest that can do what is asked and has been tried on
+            the device: never ``"flex"`` until :data:`gatework.ops.engines.TRIED` says so.
 
     Raises:
         ValueError: If shapes, dtypes or ranges do not fit, or ``engine`` cannot do what is asked.
         TypeError: If ``mask`` is neither a Mask nor boolean, or ``bias`` is not floating point.
     """
     check_tensors(q, k, v)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(check_number("scale", scale))
     options = Options(mask, bias, scale, softcap, sinks, dropout_p, return_lse)
     _check_options(q, k, options)
     y, lse = _engine(engine, q, k, v, options).run(q, k, v, options)
@@ -148,11 +149,8 @@ def _check_options(q: Tensor, k: Tensor, options: Options) -> None:
         if not options.bias.is_floating_point():
             raise TypeError(f"bias must be floating point, got {options.bias.dtype}")
         check_broadcasts("bias", options.bias, score_shape(q, k))
-    if options.sinks is not None and options.sinks.shape != q.shape[1:2]:
-        raise ValueError(f"sinks must have shape (heads={q.shape[1]},), got {tuple(options.sinks.shape)}")
-    if not math.isfinite(options.scale):
-        raise ValueError(f"scale must be finite, got {options.scale}")
-    if options.softcap is not None and not 0 < options.softcap < math.inf:
-        raise ValueError(f"softcap must be positive and finite, got {options.softcap}")
-    if not 0 <= options.dropout_p < 1:
-        raise ValueError(f"dropout_p must be at least 0 and below 1, got {options.dropout_p}")
+    if options.sinks is not None:
+        check_shape("sinks", options.sinks, (q.shape[1],), "(heads,)")
+    if options.softcap is not None:
+        check_positive(softcap=options.softcap)
+    check_probability("dropout_p", options.dropout_p)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_int, check_sizes
 from gatework.masks import Mask
 
 
@@ -37,8 +38,7 @@ class Alibi:
         slopes = tuple(float(slope) for slope in self.slopes)
         if not slopes or not all(map(math.isfinite, slopes)):
             raise ValueError(f"slopes must be finite numbers, one per query head, got {self.slopes}")
-        if not isinstance(self.query_offset, int) or isinstance(self.query_offset, bool):
-            raise TypeError(f"query_offset must be an integer position, got {self.query_offset!r}")
+        check_int("query_offset", self.query_offset)
         object.__setattr__(self, "slopes", slopes)
 
     @classmethod
@@ -51,8 +51,7 @@ class Alibi:
         Raises:
             ValueError: If ``num_heads`` is not positive.
         """
-        if num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+        check_sizes(num_heads=num_heads)
         whole = 1 << (num_heads.bit_length() - 1)
         first = [2 ** (-8 * (h + 1) / whole) for h in range(whole)]
         between = [2 ** (-4 * (h + 1) / whole) for h in range(0, 2 * whole, 2)]

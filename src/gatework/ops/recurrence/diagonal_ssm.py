@@ -10,6 +10,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from gatework.checks import check_counts
 from gatework.ops.long_conv import causal_conv
 
 _Modes = Complex[Tensor, "channels modes"]
@@ -60,8 +61,7 @@ def diagonal_ssm_kernel(dA: _Modes, dB: _Modes, C: _Modes, length: int) -> Float
     Raises:
         ValueError: If ``length`` is negative.
     """
-    if length < 0:
-        raise ValueError(f"length must not be negative, got {length}")
+    check_counts(length=length)
     return _sum_powers((C * dB).unsqueeze(1), dA, length, C.real.dtype).squeeze(1)
 
 

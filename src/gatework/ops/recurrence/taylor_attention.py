@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from gatework.checks import check_number
 from gatework.ops.recurrence.linear_recurrence import chunk_recurrence, split_chunks
 
 _CHUNK = 128
@@ -60,6 +61,7 @@ def taylor_attention(
         ValueError: If the shapes do not match.
     """
     _check_shapes(q, k, v)
+    check_number("eps", eps, at_least=0)
     if is_causal:
         return taylor_attention_prefill(q, k, v, _zero_state(q, v), eps=eps)[0]
     if v.numel() == 0:

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from gatework.checks import check_shape
+
 #: Mini-batches whose outputs are computed together; their parameters exist at the same time.
 _GROUP = 32
 
@@ -373,5 +375,4 @@ def _check(
     }
     expected |= {name: (tensor, (*pairs, *shapes[name])) for name, tensor in parameters.items()}
     for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} to match q, got {tuple(tensor.shape)}")
+        check_shape(name, tensor, shape)

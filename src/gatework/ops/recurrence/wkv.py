@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_shape, check_sizes
 from gatework.ops.engines import checked_engine
 from gatework.ops.recurrence import kernels as scan_kernels
 from gatework.ops.recurrence import wkv_chunks
@@ -83,8 +84,8 @@ def wkv(
     """
     engine = checked_engine(engine, ENGINES)
     _check_shapes(k, v, w, u, initial_state)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if chunk_size is not None:
+        check_sizes(chunk_size=chunk_size)
     dtype = functools.reduce(torch.promote_types, (t.dtype for t in (k, v, w, u)), torch.float32)
     use_kernels = scan_kernels.are_used(engine, k.device, dtype)
     with torch.autocast(k.device.type, enabled=False):
@@ -132,8 +133,8 @@ def _check_shapes(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: WKVState | 
         "initial_state[1]": (log_weight, (batch, channels)),
     }
     for name, (tensor, shape) in expected.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        if tensor is not None:
+            check_shape(name, tensor, shape)
 
 
 # --- the operator, as PyTorch sees it ---

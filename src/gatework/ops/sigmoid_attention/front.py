@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_int, check_number, check_probability
 from gatework.masks import Causal, Mask
 from gatework.ops.attention.checks import check_broadcasts, check_mask, check_tensors, score_shape
 from gatework.ops.attention.reference import AllowedPairs
-from gatework.ops.engines import checked_engine
+from gatework.ops.engines import checked_engine, may_be_chosen
 from gatework.ops.sigmoid_attention import blocked, dense, flash
 from gatework.ops.sigmoid_attention.options import SigmoidEngine, SigmoidOptions
 
@@ -80,7 +81,8 @@ def sigmoid_attention(
         engine: ``"reference"`` (the definition), ``"dense"`` (all pairs, float32 at least), ``"blocked"``
             (only the tiles that a Mask needs, on a CPU, in linear memory; ``"blocked-torch"`` with PyTorch's
             operators, ``"blocked-numba"`` with compiled kernels, which it chooses between) or ``"triton"``
-            (FlashSigmoid, on CUDA); by default the fastest that can do what is asked.
+            (FlashSigmoid, on CUDA); by default the fastest that can do what is asked and has been tried on
+            the device: never ``"triton"`` until :data:`gatework.ops.engines.TRIED` says so.
 
     Raises:
         ValueError: If shapes, dtypes or ranges do not fit, or ``engine`` cannot do what is asked.
@@ -88,9 +90,9 @@ def sigmoid_attention(
     """
     check_tensors(q, k, v)
     check_mask(mask, q, k)
-    _check_numbers(scale, dropout_p)
-    offset = k.shape[2] - q.shape[2] if query_offset is None else _position(query_offset)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    check_probability("dropout_p", dropout_p)
+    offset = k.shape[2] - q.shape[2] if query_offset is None else check_int("query_offset", query_offset)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(check_number("scale", scale))
     allowed = _with_causal(mask, q, k, offset) if is_causal else mask
     biases, slopes = _biases(bias, q, k), _slopes(alibi_slopes, q)
     options = SigmoidOptions(allowed, *biases, slopes, offset, scale, dropout_p)
@@ -110,17 +112,11 @@ def _chosen(name: str | None, q: Tensor, k: Tensor, v: Tensor, options: SigmoidO
 
 def _fastest(q: Tensor, k: Tensor, v: Tensor, options: SigmoidOptions) -> str:
     """The name of the fastest engine that can do what is asked."""
-    if q.device.type == "cuda":  # by design, not by measurement: no GPU was at hand
-        return "triton" if flash.refusal(q, k, v, options) is None else "dense"
+    on_gpu = q.device.type == "cuda" and may_be_chosen("sigmoid_attention", "triton", q.device)
+    if on_gpu and flash.refusal(q, k, v, options) is None:
+        return "triton"
     small = q.shape[2] * k.shape[2] < _FEWEST_PAIRS
     return "dense" if small or blocked.refusal(q, k, v, options) is not None else "blocked"
-
-
-def _check_numbers(scale: float | None, dropout_p: float) -> None:
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, got {scale}")
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"dropout_p must be at least 0 and below 1, got {dropout_p}")
 
 
 def _biases(bias: Tensor | float | None, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -129,10 +125,7 @@ def _biases(bias: Tensor | float | None, q: Tensor, k: Tensor) -> tuple[Tensor, 
     if bias is None:
         bias = -math.log(k.shape[2]) if k.shape[2] else 0.0
     if not isinstance(bias, Tensor):
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)):
-            raise TypeError(f"bias must be a number or a floating point tensor, got {bias!r}")
-        if not math.isfinite(bias):
-            raise ValueError(f"bias must be finite, got {bias}")
+        check_number("bias", bias)
         return torch.full((1, 1, 1), bias, dtype=dtype, device=q.device), None
     if not bias.is_floating_point():
         raise TypeError(f"bias must be floating point, got {bias.dtype}")
@@ -155,12 +148,6 @@ def _slopes(slopes: Tensor | None, q: Tensor) -> Tensor | None:
             f"got {tuple(slopes.shape)}"
         )
     return slopes if slopes.ndim == 2 else slopes[None]
-
-
-def _position(query_offset: int) -> int:
-    if isinstance(query_offset, bool) or not isinstance(query_offset, (int, torch.SymInt)):
-        raise TypeError(f"query_offset must be an integer position, got {query_offset!r}")
-    return query_offset
 
 
 def _with_causal(mask: Mask | Tensor | None, q: Tensor, k: Tensor, offset: int) -> Mask | Tensor | None:

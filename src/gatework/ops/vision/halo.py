@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gatework.checks import check_choice, check_divides, check_number, check_per_axis, check_shape
 from gatework.ops.vision.halo_blocks import Axis, halo_blocks, runs
 
 _Queries = Float[Tensor, "batch heads q_height q_width head_dim"]
@@ -120,7 +121,7 @@ def halo_attention(
     """
     down, across = _axes(block_size, halo_size, stride)
     _check(q, k, v, (down, across), (rel_height, rel_width), padding_mode)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(check_number("scale", scale))
     dtype = torch.promote_types(q.dtype, torch.float32)
     factor = scale if scale_pos_embed else 1.0
     with torch.autocast(q.device.type, enabled=False):
@@ -157,26 +158,15 @@ def _axes(
     block_size: int | tuple[int, int], halo_size: int | tuple[int, int], stride: int
 ) -> tuple[Axis, Axis]:
     """How height and width are cut, if block, halo and stride can be."""
-    if not isinstance(stride, int) or isinstance(stride, bool):
-        raise TypeError(f"stride must be an integer, got {stride!r}")
-    blocks, halos = _pair("block_size", block_size, least=1), _pair("halo_size", halo_size, least=0)
-    if stride < 1 or any(block % stride for block in blocks):
-        raise ValueError(f"stride must be at least 1 and divide block_size={block_size}, got {stride}")
+    blocks = check_per_axis("block_size", block_size, 2)
+    halos = check_per_axis("halo_size", halo_size, 2, at_least=0)
+    for block in blocks:
+        check_divides("stride", stride, "block_size", block)
     down, across = (
         Axis(block, block // stride, block + 2 * halo, -halo)
         for block, halo in zip(blocks, halos, strict=True)
     )
     return down, across
-
-
-def _pair(name: str, value: int | tuple[int, int], *, least: int) -> tuple[int, int]:
-    """Height and width of an argument that may be one number for both."""
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(type(size) is int for size in pair):
-        raise TypeError(f"{name} must be an integer or two, got {value!r}")
-    if min(pair) < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    return pair[0], pair[1]
 
 
 def _check(
@@ -202,13 +192,9 @@ def _check(
     if q.shape != wanted:
         raise ValueError(f"q must have shape {wanted} to match k and the stride, got {tuple(q.shape)}")
     for name, table, axis in zip(("rel_height", "rel_width"), tables, axes, strict=True):
-        if table is not None and table.shape != (2 * axis.window - 1, q.shape[-1]):
-            raise ValueError(
-                f"{name} must have shape (2 * window - 1, head_dim)={(2 * axis.window - 1, q.shape[-1])}, "
-                f"got {tuple(table.shape)}"
-            )
-    if padding_mode not in ("zeros", "mask"):
-        raise ValueError(f"padding_mode must be 'zeros' or 'mask', got {padding_mode!r}")
+        if table is not None:
+            check_shape(name, table, (2 * axis.window - 1, q.shape[-1]), "(2 * window - 1, head_dim)")
+    check_choice("padding_mode", padding_mode, ("zeros", "mask"))
 
 
 def _padded(tensor: Tensor, down: Axis, across: Axis) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_number
 from gatework.ops.vision.neighborhood import neighborhood_attention
 from gatework.ops.vision.neighborhood_halves import neighborhood_logits, neighborhood_weighted_sum
 from gatework.ops.vision.neighborhood_windows import Flags, Sizes, WindowSpec, window_spec
@@ -359,7 +360,7 @@ def _fused(
     if (extra[0] is None) != (extra[1] is None):
         missing = "additional_keys" if extra[0] is None else "additional_values"
         raise ValueError(f"additional_keys and additional_values go together, got {missing}=None")
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = query.shape[-1] ** -0.5 if scale is None else check_number("scale", scale)
     q, k, v = (tensor.movedim(-2, 1) for tensor in (query * scale, key, value))
     more_k, more_v = (None if tensor is None else tensor.transpose(1, 2) for tensor in extra)
     logits = neighborhood_logits(q, k, spec, rpb=rpb, additional_keys=more_k)

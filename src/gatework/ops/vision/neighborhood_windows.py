@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-
+from gatework.checks import check_flag_per_axis, check_per_axis
 from gatework.masks import Neighborhood
 
 #: One number for every axis, or one for each; so for flags.
@@ -105,13 +104,17 @@ def window_spec(
         is_causal: ``None`` is False.
 
     Raises:
+        TypeError: If a size is not an integer, or a flag not a bool.
         ValueError: If a value is none of these, or there is another number of them than axes.
     """
+    window = check_per_axis("kernel_size", kernel_size, num_axes, at_least=WHOLE_AXIS)
+    if any(size in (0, 1) for size in window):
+        raise ValueError(f"kernel_size must be at least 2, or -1 for a whole axis, got {kernel_size!r}")
     return WindowSpec(
-        _sizes("kernel_size", kernel_size, num_axes, least=2),
-        _sizes("stride", 1 if stride is None else stride, num_axes),
-        _sizes("dilation", 1 if dilation is None else dilation, num_axes),
-        _flags("is_causal", False if is_causal is None else is_causal, num_axes),
+        window,
+        check_per_axis("stride", 1 if stride is None else stride, num_axes),
+        check_per_axis("dilation", 1 if dilation is None else dilation, num_axes),
+        check_flag_per_axis("is_causal", False if is_causal is None else is_causal, num_axes),
     )
 
 
@@ -154,27 +157,3 @@ def rescale_windows(
     new = old._replace(kernel_size=window).clamped(grid)
     limits = (now if size == WHOLE_AXIS else size for size, now in zip(new.kernel_size, grid, strict=True))
     return new._replace(stride=tuple(map(min, new.stride, limits)))
-
-
-def _sizes(name: str, value: Sizes, num_axes: int, least: int = 1) -> tuple[int, ...]:
-    allowed = f"an integer of at least {least}, or one for each of {num_axes} axes"
-    if name == "kernel_size":
-        allowed += ", or -1 for a whole axis"
-    sizes = tuple(value) if isinstance(value, Sequence) else (value,) * num_axes
-    found: list[int] = []
-    for size in sizes:
-        is_integer = isinstance(size, (int, torch.SymInt)) and not isinstance(size, bool)
-        whole = name == "kernel_size" and size == WHOLE_AXIS
-        if size is None or not is_integer or not (size >= least or whole):
-            raise ValueError(f"{name} must be {allowed}, got {value!r}")
-        found.append(size)
-    if len(found) != num_axes:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
-    return tuple(found)
-
-
-def _flags(name: str, value: Flags, num_axes: int) -> tuple[bool, ...]:
-    flags = tuple(value) if isinstance(value, Sequence) else (value,) * num_axes
-    if len(flags) != num_axes or not all(isinstance(flag, bool) for flag in flags):
-        raise ValueError(f"{name} must be a boolean, or one for each of {num_axes} axes, got {value!r}")
-    return tuple(bool(flag) for flag in flags)

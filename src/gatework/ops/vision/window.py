@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gatework.checks import check_number, check_per_axis
 from gatework.ops.attention import attention
 
 _Queries = Float[Tensor, "batch heads height width head_dim"]
@@ -39,7 +40,7 @@ def window_partition(
         TypeError: If a size is not an integer.
         ValueError: If a size is less than 1, or ``x`` is not a map.
     """
-    height, width = _pair("window_size", window_size, least=1)
+    height, width = check_per_axis("window_size", window_size, 2)
     if x.ndim != 4:
         raise ValueError(f"x must have shape (batch, height, width, channels), got {tuple(x.shape)}")
     x = pad(x, (0, 0, 0, -x.shape[2] % width, 0, -x.shape[1] % height))
@@ -88,7 +89,7 @@ def relative_position_bias(
         TypeError: If a size is not an integer.
         ValueError: If the table has another number of rows.
     """
-    height, width = _pair("window_size", window_size, least=1)
+    height, width = check_per_axis("window_size", window_size, 2)
     offsets = (2 * height - 1) * (2 * width - 1)
     if table.ndim != 2 or len(table) != offsets:
         raise ValueError(
@@ -111,7 +112,8 @@ def window_attention_reference(
     scale: float | None = None,
 ) -> _Values:
     """The definition, over all pairs of tokens of the map; see :func:`window_attention`."""
-    sizes, shifts = _pair("window_size", window_size, least=1), _pair("shift", shift, least=0)
+    sizes = check_per_axis("window_size", window_size, 2)
+    shifts = check_per_axis("shift", shift, 2, at_least=0)
     places = [
         ((torch.arange(length) - offset) // size, (torch.arange(length) - offset) % size)
         for length, size, offset in zip(q.shape[2:4], sizes, shifts, strict=True)
@@ -153,10 +155,11 @@ def window_attention(
         TypeError: If a size is not an integer.
         ValueError: If shapes or sizes do not fit.
     """
-    sizes, shifts = _pair("window_size", window_size, least=1), _pair("shift", shift, least=0)
+    sizes = check_per_axis("window_size", window_size, 2)
+    shifts = check_per_axis("shift", shift, 2, at_least=0)
     if any(offset >= size for offset, size in zip(shifts, sizes, strict=True)):
         raise ValueError(f"shift must be less than window_size={window_size}, got {shift}")
-    _check(q, k, v, sizes, bias)
+    _check(q, k, v, sizes, bias, scale)
     down, across = (
         _WindowAxis(length, size, offset)
         for length, size, offset in zip(q.shape[2:4], sizes, shifts, strict=True)
@@ -174,7 +177,7 @@ def grid_attention_reference(
     scale: float | None = None,
 ) -> _Values:
     """The definition, over all pairs of tokens of the map; see :func:`grid_attention`."""
-    sizes = _pair("grid_size", grid_size, least=1)
+    sizes = check_per_axis("grid_size", grid_size, 2)
     places = []
     for length, size in zip(q.shape[2:4], sizes, strict=True):
         period = max(1, -(-length // size))
@@ -210,8 +213,8 @@ def grid_attention(
         TypeError: If a size is not an integer.
         ValueError: If shapes or sizes do not fit.
     """
-    sizes = _pair("grid_size", grid_size, least=1)
-    _check(q, k, v, sizes, bias)
+    sizes = check_per_axis("grid_size", grid_size, 2)
+    _check(q, k, v, sizes, bias, scale)
     down, across = (_GridAxis(length, size) for length, size in zip(q.shape[2:4], sizes, strict=True))
     return _by_parts(q, k, v, down, across, bias, scale)
 
@@ -353,18 +356,12 @@ def _among_equals(
     return mixed
 
 
-def _pair(name: str, value: Sizes, *, least: int) -> tuple[int, int]:
-    """Height and width of an argument that may be one number for both."""
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(type(size) is int for size in pair):
-        raise TypeError(f"{name} must be an integer or two, got {value!r}")
-    if min(pair) < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    return pair[0], pair[1]
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor, sizes: tuple[int, int], bias: Tensor | None) -> None:
-    """Refuse maps and a bias that do not belong together."""
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, sizes: tuple[int, ...], bias: Tensor | None, scale: float | None
+) -> None:
+    """Refuse maps and a bias that do not belong together, and a scale that is no number."""
+    if scale is not None:
+        check_number("scale", scale)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.ndim != 5:
             raise ValueError(

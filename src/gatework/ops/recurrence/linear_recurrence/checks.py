@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_shape, check_sizes
+
 #: Logarithm of what the state is multiplied by: nothing, one number per head, or one per key channel.
 Decay = Float[Tensor, "batch heads length"] | Float[Tensor, "batch heads length key_dim"] | None
 #: The same for one token.
@@ -38,8 +40,8 @@ def check_call(
     Raises:
         ValueError: If shapes do not match, or ``chunk_size`` is not positive.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, or None for the default, got {chunk_size}")
+    if chunk_size is not None:
+        check_sizes(chunk_size=chunk_size)
     if q.ndim != 4 or k.shape != q.shape:
         raise ValueError(
             f"k must have the shape of q, (batch, heads, length, key_dim)={tuple(q.shape)}, "
@@ -56,15 +58,5 @@ def check_call(
             f"(one per key channel), got {tuple(log_decay.shape)}"
         )
     state_shape = (*q.shape[:2], q.shape[3], v.shape[3])
-    if initial_state is not None and initial_state.shape != state_shape:
-        raise ValueError(f"initial_state must have shape {state_shape}, got {tuple(initial_state.shape)}")
-
-
-def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
-    """Refuse an argument of another shape than ``shape``, whose axes ``meaning`` names.
-
-    Raises:
-        ValueError: If the shape differs.
-    """
-    if tensor.shape != shape:
-        raise ValueError(f"{name} must have shape {meaning}={tuple(shape)}, got {tuple(tensor.shape)}")
+    if initial_state is not None:
+        check_shape("initial_state", initial_state, state_shape)

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_number, check_shape
 from gatework.ops.engines import checked_engine
 from gatework.ops.recurrence.linear_recurrence import chunked, engine_fla
 from gatework.ops.recurrence.linear_recurrence.checks import (
     ENGINES,
     Decay,
     check_call,
-    check_shape,
     zero_state,
 )
 from gatework.ops.recurrence.linear_recurrence.reference import (
@@ -58,8 +58,8 @@ def gated_linear_attention(
         initial_state: State before the first token, zero by default.
         chunk_size: Tokens per chunk; a measured default. Changes the speed, not the result.
         engine: ``"reference"`` (the definition, token by token), ``"chunked"`` (chunks, with PyTorch) or
-            ``"fla"`` (the GPU kernels of flash-linear-attention); by default fla for half precisions on CUDA
-            where it is installed, and chunks for everything else.
+            ``"fla"`` (the GPU kernels of flash-linear-attention); by default chunks, since fla was not yet
+            tried on a GPU (:data:`gatework.ops.engines.TRIED`).
 
     Returns:
         The outputs in the dtype of ``v``, and the state after the last token in at least float32.
@@ -73,11 +73,11 @@ def gated_linear_attention(
     check_call(q, k, v, log_decay, initial_state, chunk_size)
     if bonus is not None:
         check_shape("bonus", bonus, (q.shape[1], q.shape[3]), "(heads, key_dim)")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = q.shape[-1] ** -0.5 if scale is None else check_number("scale", scale)
     queries, keys, values, state = _wide(q, k, v, initial_state)
     if values.numel() == 0 or queries.numel() == 0:
         return v * 0, state  # empty, and part of the graph
-    if engine_fla.is_wanted(engine, q, v, takes_float32=True):
+    if engine_fla.is_wanted(engine, "gated_linear_attention", q, v):
         return engine_fla.gated(q, k, v, log_decay, bonus, scale, initial_state)
     decay, weight = (None if x is None else x.to(state.dtype) for x in (log_decay, bonus))
     definition = partial(gated_linear_attention_reference, bonus=weight) if engine == "reference" else None
@@ -125,11 +125,11 @@ def delta_rule(
     engine = checked_engine(engine, ENGINES)
     check_call(q, k, v, log_decay, initial_state, chunk_size)
     check_shape("beta", beta, tuple(q.shape[:3]), "(batch, heads, length)")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = q.shape[-1] ** -0.5 if scale is None else check_number("scale", scale)
     queries, keys, values, state = _wide(q, k, v, initial_state)
     if values.numel() == 0 or queries.numel() == 0:
         return v * 0, state  # empty, and part of the graph
-    if engine_fla.is_wanted(engine, q, v, takes_float32=False):
+    if engine_fla.is_wanted(engine, "delta_rule", q, v):
         return engine_fla.delta(q, k, v, beta, log_decay, scale, initial_state)
     decay, strength = None if log_decay is None else log_decay.to(state.dtype), beta.to(state.dtype)
     definition = delta_rule_reference if engine == "reference" else None
@@ -180,11 +180,11 @@ def low_rank_recurrence(
     check_call(q, k, v, log_decay, initial_state, chunk_size)
     for name, tensor in (("a", a), ("b", b)):
         check_shape(name, tensor, tuple(q.shape), "(batch, heads, length, key_dim)")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = q.shape[-1] ** -0.5 if scale is None else check_number("scale", scale)
     queries, keys, values, state = _wide(q, k, v, initial_state)
     if values.numel() == 0 or queries.numel() == 0:
         return v * 0, state  # empty, and part of the graph
-    if engine_fla.is_wanted(engine, q, v, takes_float32=False):
+    if engine_fla.is_wanted(engine, "low_rank_recurrence", q, v):
         return engine_fla.low_rank(q, k, v, log_decay, a, b, scale, initial_state)
     decay = None if log_decay is None else log_decay.to(state.dtype)
     seen, added = a.to(state.dtype), b.to(state.dtype)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gatework.checks import check_shape, check_sizes
 from gatework.ops.engines import checked_engine
 from gatework.ops.recurrence import kernels as scan_kernels
 from gatework.ops.recurrence.selective_scan.operator import scan
@@ -86,8 +87,8 @@ def selective_scan(
     """
     engine = checked_engine(engine, ENGINES)
     _check_shapes(x, dt, A, B, C, D, initial_state)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if chunk_size is not None:
+        check_sizes(chunk_size=chunk_size)
     dtype = functools.reduce(torch.promote_types, (t.dtype for t in (x, dt, A, B, C)), torch.float32)
     use_kernels = scan_kernels.are_used(engine, x.device, dtype)
     with torch.autocast(x.device.type, enabled=False):
@@ -145,8 +146,8 @@ def _check_shapes(
         "initial_state": (state, (batch, channels, states)),
     }
     for name, (tensor, shape) in expected.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        if tensor is not None:
+            check_shape(name, tensor, shape)
 
 
 # --- the authors' engine ---
