@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Read when PyTorch is imported, here and in processes that tests start: threads that wait sleep. Workers of
+# pytest-xdist share the cores, and busy waiting would take them from those who work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+pytest_plugins = ["tests.cpu_time"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check every public shape annotation while the tests run, before anything of gatework is imported."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # this process only tells the workers of pytest-xdist what to run
     from jaxtyping import install_import_hook
 
     import tests.typechecker  # the hook looks it up by name, and imports only the package
 
-    assert tests.typechecker
+    tests.typechecker.check_shapes_only_where_there_are_any()
     install_import_hook("gatework", "tests.typechecker.typechecker")
     _start_autograd()
     _hear_interrupts()
@@ -36,6 +44,26 @@ def _start_autograd() -> None:
     import torch
 
     torch.zeros(1, requires_grad=True).sum().backward()
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported: millions of objects that stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def warm_workers():
+    """Let workers of studies be forked from a process that has the heavy modules; see tests/warm_python.py.
+
+    For tests of what a study makes. Those of how workers start, die and are replaced do without.
+    """
+    from gatework.study import executor
+    from tests.warm_python import CONTEXT
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "_CONTEXT", CONTEXT)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.warm_python import run_python
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
@@ -21,6 +21,7 @@ SMALL = {
     "block_sparse_attention": ["--length", "256", "--heads", "2", "--densities", "0.5", "--turns", "1"],
     "selective_scan": ["--length", "256", "--longest", "1024", "--turns", "1", "--no-memory"],
     "sigmoid_attention": ["--length", "128", "--turns", "1"],
+    "gpu": [*("--device", "cpu", "--engines", "torch", "natten"), *("--operators", "short_conv", "wkv")],
     "gna_simulator": ["--shrink", "8", "--turns", "1"],
     "flash_sigmoid_cubin": ["--head-dims", "32", "--dtypes", "float16", "--options", "causal"],
     "linear_recurrence": ["--length", "256", "--longest", "2048", "--turns", "1"],
@@ -51,6 +52,5 @@ def test_every_benchmark_is_here():
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_it_runs(name):
-    command = [sys.executable, str(FOLDER / f"{name}.py"), *SMALL[name], "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_python([str(FOLDER / f"{name}.py"), *SMALL[name], "--json"], check=True)
     assert json.loads(done.stdout)

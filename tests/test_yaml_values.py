@@ -87,7 +87,7 @@ def test_what_is_not_a_number_is_a_float():
         ("- " * 100_000, f"deeper than {MAX_DEPTH} levels"),
         ("[1, 2", "line 2, column 1"),
         ("*.txt", "line 1, column 2"),
-        ("--- 1\n--- 2", "another document"),
+        ("--- 1\n--- 2", "second document"),
         ("\0", "not allowed"),
         ("\ud800", "no valid Unicode"),
         ("x" * 2**20 + "x", "larger than 1 MiB"),

@@ -1,5 +1,59 @@
 """The checker of annotations that the tests switch on: beartype, where a whole number also is a float."""
 
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from typing import Any
+
+import jaxtyping
+import jaxtyping._decorator
 from beartype import BeartypeConf, beartype
 
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+_WITH_SHAPES = jaxtyping._decorator.jaxtyped
+
+
+def check_shapes_only_where_there_are_any() -> None:
+    """Let jaxtyping's import hook leave functions without shapes to the checker alone.
+
+    Comparing shapes costs more than checking types, and most functions name no shape.
+    """
+    jaxtyping.jaxtyped = jaxtyping._decorator.jaxtyped = _jaxtyped
+
+
+def _jaxtyped(fn: Any = None, *, typechecker: Any) -> Any:
+    """Stand for :func:`jaxtyping.jaxtyped`."""
+    if fn is None:
+        return functools.partial(_jaxtyped, typechecker=typechecker)
+    if not isinstance(fn, types.FunctionType):
+        return _WITH_SHAPES(fn, typechecker=typechecker)
+    checked: list[Any] = []  # made at the first call, when all names in annotations are known
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if jaxtyping.config.jaxtyping_disable:
+            return fn(*args, **kwargs)
+        if not checked:
+            checked.append(_WITH_SHAPES(fn, typechecker=typechecker) if _has_shapes(fn) else typechecker(fn))
+        return checked[0](*args, **kwargs)
+
+    return wrapped
+
+
+def _has_shapes(fn: types.FunctionType) -> bool:
+    """Whether an annotation has a shape in it, or cannot be read."""
+    try:
+        return any(_has_shape(hint) for hint in inspect.get_annotations(fn, eval_str=True).values())
+    except Exception:
+        return True
+
+
+def _has_shape(hint: Any) -> bool:
+    if inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    return isinstance(hint, typing.TypeVar) or any(map(_has_shape, typing.get_args(hint)))

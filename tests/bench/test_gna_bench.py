@@ -62,7 +62,7 @@ def test_the_same_directory_is_written_again_and_foreign_ones_are_not(tmp_path):
         gna(**OWN, output=other)
     assert (other / "results.json").read_text() == '{"kind": "attention"}'
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="cannot use"):
+    with pytest.raises(FileError, match="output must be a directory, got the file"):
         gna(**OWN, output=tmp_path / "file")
 
 

@@ -14,7 +14,7 @@ from gatework.bench.attention.page import answer, render
 from gatework.bench.attention.plan import make_plan
 from gatework.bench.attention.result import AttentionBench
 from gatework.page.frame import write_page
-from tests.study.browser import browser, column, points, visitor
+from tests.study.browser import browser, column, every_look, points, visitor
 from tests.study.test_report_accessibility import violations
 
 __all__ = ["browser"]
@@ -75,8 +75,7 @@ def page(visit, path) -> Page:
     return visit(path)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@every_look
 def test_nobody_is_kept_out(visit, path, scheme, width):
     page = visit(path, scheme=scheme, width=width)
     for row in page.locator("#table .unfold").all()[:3]:

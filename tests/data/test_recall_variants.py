@@ -149,7 +149,7 @@ def test_impossible_settings_are_refused(config, options, message):
 
 @pytest.mark.bad_input
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="compat must be one of None, 'official', got 'oficial'"):
+    with pytest.raises(ValueError, match="compat must be one of None, official, got 'oficial'"):
         make_forgetting(ForgettingConfig(), 1, compat="oficial")
     with pytest.raises(ValueError, match="seed must be at least 0, got -3"):
         make_compositional(CompositionalConfig(), -3)

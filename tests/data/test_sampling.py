@@ -108,7 +108,7 @@ def test_power_law():
 @pytest.mark.bad_input
 @pytest.mark.parametrize("power_a", [0.0, float("nan"), float("inf"), 1e4, -1e4])
 def test_no_law_without_probabilities(power_a):
-    with pytest.raises(ValueError, match=r"power_a must give all 9 slots.*got"):
+    with pytest.raises(ValueError, match=r"power_a must (give all 9 slots|be finite).*got"):
         slot_probabilities(9, power_a)
 
 

@@ -343,7 +343,7 @@ def test_data_sets_of_other_forms(jsonl, tmp_path):
     assert load_tokens(dataset=str(tmp_path / "folder")).sha256 == expected
     assert load_tokens(dataset=str(tmp_path / "saved"), cache=tmp_path / "cache").sha256 == expected
     assert load_tokens(dataset=str(tmp_path / "splits"), dataset_split="part").sha256 == expected
-    with pytest.raises(ValueError, match=r"dataset_split must be one of 'part', got 'train'"):
+    with pytest.raises(ValueError, match=r"dataset_split must be one of part, got 'train'"):
         load_tokens(dataset=str(tmp_path / "splits"))
     with pytest.raises(ValueError, match=r"split 'dev' cannot be opened: Bad split: dev"):
         load_tokens(dataset=str(tmp_path / "folder"), dataset_split="dev")

@@ -16,9 +16,9 @@ SHOWN = {"text"}
 
 
 def test_every_option_is_explained():
-    from jsonargparse import ArgumentParser
+    from gatework.cli.parser import Parser
 
-    parser = ArgumentParser(exit_on_error=False)
+    parser = Parser()
     evaluate.add_arguments(parser, [])
     arguments = parser.parse_args(["ar-slices", "MODEL"])["ar-slices"]
     options = {name for name in vars(arguments) if name not in ("model", "text", "plugin")}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import os
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from gatework.masks import Causal, Mask
 from gatework.ops.attention import ENGINES, blocked, choice, flex
 from gatework.ops.attention.options import Options
 from tests.ops.test_engines import OPERATORS
+from tests.warm_python import run_python
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "attention.md"
@@ -33,15 +32,7 @@ def test_the_code_of_the_page_works(tmp_path):
     assert {language for language, _ in blocks} == {"python", "bash"}
     assert text.count("```") == 2 * len(blocks)  # none is skipped by mistake
     program = "\n".join(block for language, block in blocks if language == "python")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_python(["-W", "error", "-c", program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

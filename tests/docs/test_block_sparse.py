@@ -1,10 +1,9 @@
 """The page about learned blocks: its code is executed, as one program."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.warm_python import run_python
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "block_sparse.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -17,12 +16,5 @@ def test_the_code_of_the_page_works(tmp_path):
     assert {language for language, _ in blocks} == {"python", "bash"}
     assert text.count("```") == 2 * len(blocks)  # none is skipped by mistake
     program = "\n".join(block for language, block in blocks if language == "python")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_python(["-W", "error", "-c", program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from gatework.registry.mixers import _MIXERS
+from tests.warm_python import run_python
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FOLDER = DOCS / "mixers"
@@ -44,14 +43,7 @@ def test_the_code_of_the_pages_works(tmp_path):
     program = (
         f"for page, code in {programs!r}:\n    exec(compile(code, page, 'exec'), {{'__name__': page}})\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_python(["-W", "error", "-c", program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

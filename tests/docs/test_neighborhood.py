@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.warm_python import run_python
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "neighborhood.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,13 +18,5 @@ def test_the_code_of_the_page_works(tmp_path):
     assert {language for language, _ in blocks} == {"python"}
     assert text.count("```") == 2 * len(blocks)  # none is skipped by mistake
     program = "\n".join(block for _, block in blocks)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = run_python(["-W", "error", "-c", program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr

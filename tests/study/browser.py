@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 FLAGS = [
     "--headless",
+    "--process-per-site",  # the pages of a test share a process, which has compiled the plotting library already
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -24,6 +25,16 @@ FLAGS = [
     "--disable-sync",
 ]
 Visit = Callable[..., Page]
+#: Both widths and both schemes in two visits; every pair of them in the slow tests.
+every_look = pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1440, "dark"),
+        pytest.param(390, "dark", marks=pytest.mark.slow),
+        pytest.param(1440, "light", marks=pytest.mark.slow),
+    ],
+)
 
 
 def find_chromium() -> str | None:

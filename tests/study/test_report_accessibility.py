@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 
 from gatework.study.comparison_page import write_comparison
 from gatework.study.report import write_report
-from tests.study.browser import browser, visitor
+from tests.study.browser import browser, every_look, visitor
 from tests.study.synthetic_gaps import companion_study, gap_study
 from tests.study.synthetic_images import image_study
 from tests.study.synthetic_studies import recall_study, run_spec, text_study, write_study
@@ -57,8 +57,7 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["study", "comparison", "gap", "images"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@every_look
 def test_nobody_is_kept_out(visit, name, scheme, width):
     page = visit(name, scheme=scheme, width=width)
     for row in page.locator("#table .unfold").all()[:3]:

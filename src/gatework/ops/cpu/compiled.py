@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+#: Seconds to wait for another process that compiles the same function, which takes a few.
+_LONGEST_WAIT = 120.0
 
 
 class CompiledFunctions:
@@ -47,7 +54,8 @@ class CompiledFunctions:
         try:
             # numba looks only at the file of the function itself to tell whether the cache is up to date.
             function.__qualname__ = f"{name}_{digest}"
-            compiled = compiler(signature, cache=True)(function)
+            with _one_process_at_a_time(function.__qualname__):
+                compiled = compiler(signature, cache=True)(function)
         except (OSError, RuntimeError, EOFError):  # no place for a cache, a full disk, a damaged file
             compiled = compiler(signature)(function)
         finally:
@@ -62,3 +70,19 @@ class CompiledFunctions:
     def _forget_lock(self) -> None:
         """In a forked child, nobody is compiling."""
         self._lock = threading.RLock()
+
+
+@contextmanager
+def _one_process_at_a_time(name: str) -> Iterator[None]:
+    """Let the first of several processes compile, and the others load what it has stored.
+
+    A process that is killed gives its turn up; where files cannot be locked, nobody waits.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    lock = FileLock(Path(tempfile.gettempdir()) / f"gatework-{user}-{name}.lock", timeout=_LONGEST_WAIT)
+    with suppress(OSError, NotImplementedError, Timeout):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()  # which does nothing without the lock
