@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from gatework.ops.engines import TRIED
+from tests.warm_python import run_python
 
 ROOT = Path(__file__).parents[1]
 
 
 def run_suite(*options: str) -> subprocess.CompletedProcess[str]:
     """Run tests of ``tests/gpu`` as on a machine that has no more than they need."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *options]
+    return run_python(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_a_dry_run_on_the_cpu():

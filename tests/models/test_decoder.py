@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -237,7 +235,7 @@ from gatework import create_model
 model = create_model("gatework", vocab_size=8, hidden_size=16)
 assert "timm" not in sys.modules, "imported for nothing"
 """
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    run_python(["-c", program], check=True)
 
 
 def test_initial_weights():

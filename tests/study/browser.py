@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 FLAGS = [
     "--headless",
-    "--process-per-site",  # the pages of a test share a process, which has compiled the plotting library already
+    "--process-per-site",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -63,6 +63,8 @@ def visitor(browser: Browser, **options: Any) -> Iterator[Visit]:
     """Yield a function that opens a page; what it complains of or asks the network for is an error."""
     complaints: list[str] = []
     context = browser.new_context(offline=True, **options)
+    # The process of files lives as long as one of them is open, and has compiled the plotting library then.
+    context.new_page().goto(Path(__file__).parent.as_uri())
 
     def visit(path: Path, *, width: int = 1440, scheme: str = "light", view: str = "") -> Page:
         page = context.new_page()
