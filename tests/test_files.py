@@ -184,22 +184,37 @@ def test_a_child_that_leaves_the_block_leaves_the_lock_to_its_parent(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
+WITHOUT_LOCKS = """
+import sys; from pathlib import Path
+sys.modules["fcntl"] = None
+from gatework.files import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_without_locks_a_file_that_names_its_process_stands_for_one(tmp_path, monkeypatch):
     def unlockable(descriptor, *, blocking):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("filelock.lock_descriptor", unlockable)
-    with (
-        pytest.raises(
-            FileError, match="No locks available; if its file system has no locks, choose"
-        ) as caught,
-        exclusive(tmp_path),
-    ):
-        pass
-    assert not isinstance(caught.value, DirectoryInUseError)  # for which some wait
-    monkeypatch.undo()
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_LOCKS, str(tmp_path)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(DirectoryInUseError, match=f"process {holder.pid} is"), exclusive(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with exclusive(tmp_path):  # the process is dead
+        assert (tmp_path / ".lock").read_text() == f" {os.getpid()}"
+        with pytest.raises(DirectoryInUseError, match=str(os.getpid())), exclusive(tmp_path):
+            pass
     with exclusive(tmp_path):
         pass
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
 
 
 def test_a_name_that_is_in_use_is_asked_for_again(tmp_path, monkeypatch):

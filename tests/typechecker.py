@@ -31,26 +31,42 @@ def _jaxtyped(fn: Any = None, *, typechecker: Any) -> Any:
         return functools.partial(_jaxtyped, typechecker=typechecker)
     if not isinstance(fn, types.FunctionType):
         return _WITH_SHAPES(fn, typechecker=typechecker)
-    checked: list[Any] = []  # made at the first call, when all names in annotations are known
+    try:
+        return _checked(fn, typechecker)
+    except NameError:  # an annotation names what the module defines below
+        pass
+    except Exception:  # it cannot be evaluated: what has no brackets when it runs
+        return _WITH_SHAPES(fn, typechecker=typechecker)
+    made: list[Any] = []
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         if jaxtyping.config.jaxtyping_disable:
             return fn(*args, **kwargs)
-        if not checked:
-            checked.append(_WITH_SHAPES(fn, typechecker=typechecker) if _has_shapes(fn) else typechecker(fn))
-        return checked[0](*args, **kwargs)
+        if not made:
+            try:
+                made.append(_checked(fn, typechecker))
+            except Exception:  # it names what is imported for type checkers alone
+                made.append(_WITH_SHAPES(fn, typechecker=typechecker))
+        return made[0](*args, **kwargs)
 
     return wrapped
 
 
-def _has_shapes(fn: types.FunctionType) -> bool:
-    """Whether an annotation has a shape in it, or cannot be read."""
-    try:
-        return any(_has_shape(hint) for hint in inspect.get_annotations(fn, eval_str=True).values())
-    except Exception:
-        return True
+def _checked(fn: types.FunctionType, typechecker: Any) -> Any:
+    hints = inspect.get_annotations(fn, eval_str=True).values()
+    # What the checker makes looks names up where the function does, and there ``list`` is a module.
+    if fn.__module__ == "gatework.cli" or any(map(_has_shape, hints)):
+        return _WITH_SHAPES(fn, typechecker=typechecker)
+    checked = typechecker(fn)
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        return (fn if jaxtyping.config.jaxtyping_disable else checked)(*args, **kwargs)
+
+    return wrapped
 
 
 def _has_shape(hint: Any) -> bool:

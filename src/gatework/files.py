@@ -11,7 +11,8 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,8 @@ _TEMPORARY = ".tmp"
 _SECONDS_OF_A_DAY = 86_400
 #: How long a new file may wait for its name: on Windows nobody may have the old one open, not even to read.
 _SECONDS_FOR_A_NAME = 5.0 if os.name == "nt" else 0.0
+#: What systems and file systems without locks answer.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 #: Directories that this process has locked, and the locked files: some systems (NFS) do not keep a process
 #: from itself.
 _HELD: dict[Path, IO[bytes]] = {}
@@ -298,15 +301,14 @@ def exclusive(directory: Path) -> Iterator[None]:
 
     The lock is the operating system's, taken by the library ``filelock``, and belongs to this process alone:
     a killed one leaves none behind, not even if loader processes that it forked live on for a moment. The
-    file itself stays, because deleting it could hand one lock to two processes.
+    file itself stays, because deleting it could hand one lock to two processes. Where neither the system nor
+    the file system has locks, a second file stands for one; it names its process, and is taken over when that
+    is dead.
 
     Raises:
         DirectoryInUseError: If another process holds the lock; the message says its process id.
-        FileError: If nothing can be locked there: no permission, or a file system without locks (some network
-            file systems). A lock file without the system's lock would outlive a kill, so it is no substitute.
+        FileError: If nothing can be written there.
     """
-    from filelock import unlock_descriptor
-
     place = directory.resolve()
     if place in _HELD:
         raise _in_use(directory, f"this one ({os.getpid()})")
@@ -317,33 +319,49 @@ def exclusive(directory: Path) -> Iterator[None]:
     with file:
         _HELD[place] = file  # before it is locked: a child may be forked at any time
         try:
-            _lock(file, directory)
+            unlock = _lock(file, directory)
             try:
                 yield
             finally:
                 if not file.closed:  # as it is in a forked child
-                    unlock_descriptor(file.fileno())
+                    unlock()
         finally:
             _HELD.pop(place, None)
 
 
-def _lock(file: IO[bytes], directory: Path) -> None:
-    """Lock the file and write this process's number from its second byte on: Windows locks the first."""
-    from filelock import lock_descriptor
+def _lock(file: IO[bytes], directory: Path) -> Callable[[], object]:
+    """Lock the file, and write this process's number from its second byte on: Windows locks the first.
+
+    Returns:
+        What unlocks it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are no locks but files; then those do
+        from filelock import SoftFileLock, Timeout, lock_descriptor, unlock_descriptor
 
     try:
-        locked = lock_descriptor(file.fileno(), blocking=False)
+        try:
+            locked = lock_descriptor(file.fileno(), blocking=False)
+            unlock: Callable[[], object] = functools.partial(unlock_descriptor, file.fileno())
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            # The number of its process shows whether one that is left is that of a dead one.
+            by_name = SoftFileLock(directory / f"{LOCK_NAME}.file", timeout=0)
+            unlock = by_name.release
+            try:
+                by_name.acquire()
+                locked = True
+            except Timeout:
+                locked = False
         if locked:
             file.truncate(0)
             file.write(f" {os.getpid()}".encode())
-            return
+            return unlock
         file.seek(1)
         holder = file.read(32).decode(errors="replace").strip()
     except OSError as error:
-        raise FileError(
-            f"cannot lock {directory}: {error.strerror or error}; if its file system has no locks, choose a "
-            "directory on another one"
-        ) from error
+        raise FileError(f"cannot lock {directory}: {error.strerror or error}") from error
     raise _in_use(directory, holder or "of unknown number")
 
 

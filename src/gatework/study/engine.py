@@ -194,7 +194,7 @@ def make_directory(directory: Path, companion: Companion | None = None) -> None:
         return
     # A study killed before its first file leaves the lock, what it measured, the folder of its companion, and
     # perhaps a temporary file.
-    early = (f".{STUDY_FILE}.", f".{CALIBRATION_FILE}.")
+    early = (f".{STUDY_FILE}.", f".{CALIBRATION_FILE}.", f"{LOCK_NAME}.")
     kept = {LOCK_NAME, CALIBRATION_FILE, *([] if companion is None else [companion.option])}
     others = sorted(name for name in names - kept if not name.startswith(early))
     if others:

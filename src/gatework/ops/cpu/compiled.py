@@ -7,12 +7,11 @@ import inspect
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 #: Seconds to wait for another process that compiles the same function, which takes a few.
 _LONGEST_WAIT = 120.0
@@ -78,6 +77,10 @@ def _one_process_at_a_time(name: str) -> Iterator[None]:
 
     A process that is killed gives its turn up; where files cannot be locked, nobody waits.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a system has no locks but files; then those do
+        from filelock import FileLock, Timeout
+
     user = os.getuid() if hasattr(os, "getuid") else 0
     lock = FileLock(Path(tempfile.gettempdir()) / f"gatework-{user}-{name}.lock", timeout=_LONGEST_WAIT)
     with suppress(OSError, NotImplementedError, Timeout):
