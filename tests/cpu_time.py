@@ -95,6 +95,11 @@ class Meter:
         self._mark, self._fixtures = now, []
         return report
 
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Tell the controlling process what this one has used in all, start and collection included."""
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["cpu_seconds"] = self.count()
+
 
 class Ledger:
     """Runs where the reports arrive: adds up, prints, and fails the run if a quick test was not quick."""
@@ -104,6 +109,7 @@ class Ledger:
         self._tests: dict[str, float] = defaultdict(float)
         self._fixtures: dict[str, list[tuple[str, float]]] = defaultdict(list)
         self._slow: set[str] = set()
+        self._workers = 0.0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -112,6 +118,11 @@ class Ledger:
         self._fixtures[report.nodeid] += getattr(report, "cpu_fixtures", [])
         if getattr(report, "marked_slow", False):
             self._slow.add(report.nodeid)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object) -> None:
+        """Add the total of a worker; its tests are part of it."""
+        self._workers += getattr(node, "workeroutput", {}).get("cpu_seconds", 0.0)
 
     def over_the_limit(self) -> list[str]:
         """Return the tests that are not marked slow and should be, or better, should be quicker."""
@@ -138,7 +149,9 @@ class Ledger:
         for folder, (seconds, count) in sorted(self.folders().items(), key=lambda pair: -pair[1][0]):
             terminalreporter.write_line(f"{seconds:7.1f}  {folder} ({count} tests)")
         tests = sum(self._tests.values())
-        total = max(tests, self._meter.count())  # of this process and its descendants, workers among them
+        # With workers, of this process no more than itself: they are among its descendants.
+        total = self._workers + sum(os.times()[:2]) if self._workers else self._meter.count()
+        total = max(tests, total)  # workers that were interrupted say nothing
         terminalreporter.write_line(f"{total - tests:7.1f}  outside tests: start, collection, reporting")
         terminalreporter.write_line(f"{total:7.1f}  in all")
         for test in self.over_the_limit():

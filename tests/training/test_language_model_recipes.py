@@ -140,7 +140,8 @@ def test_fsdp_shards_by_block():
 def finish(folder, name, *options, code=0, **environment):
     """Run ``gatework fit`` for a recipe in a process of its own, and those that it starts."""
     inherited = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "NODE_RANK")}
-    small = [part for option, value in SMALL.items() for part in (f"--{option}", value)]
+    given = {option.partition("=")[0] for option in options}
+    small = [f"--{option}={value}" for option, value in SMALL.items() if f"--{option}" not in given]
     recipe = LANGUAGE_MODELS / f"{name}.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "gatework", "fit", "--config", str(recipe), *small, *options],
