@@ -22,7 +22,7 @@ def burn(seconds):
 
 @pytest.fixture(scope="module")
 def corpus():
-    burn(1.05)
+    burn(1.2)
 
 def test_setup(corpus): pass
 def test_call(): burn(0.3)
@@ -62,18 +62,19 @@ def seconds(said: str, test: str) -> float:
 
 @pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n", "1")], ids=["one process", "xdist"])
 def test_tests_are_charged_and_the_slow_ones_refused(options, tmp_path):
-    done = run(tmp_path, 0.9, *options)
+    done = run(tmp_path, 1.0, *options)
     said = done.stdout
     assert done.returncode == 1, said + done.stderr
     assert "7 passed" in said
-    for test, least in {"test_setup": 1.05, "test_call": 0.3, "test_child": 0.4, "test_slow": 0.5}.items():
-        assert least - 0.02 <= seconds(said, test) < least + 0.3
-    assert seconds(said, "test_running_child") >= 0.38
-    assert seconds(said, "test_the_running_child_ends") < 0.2
-    assert seconds(said, "test_quick") < 0.2
+    for test, least in {"test_setup": 1.2, "test_call": 0.3, "test_child": 0.4, "test_slow": 0.5}.items():
+        # Systems count in ticks of a hundredth, and a tenth is printed; a busy machine adds to each.
+        assert least - 0.15 <= seconds(said, test) < least + 0.6
+    assert seconds(said, "test_running_child") >= 0.25
+    assert seconds(said, "test_the_running_child_ends") < 0.25
+    assert seconds(said, "test_quick") < 0.25
     assert re.search(r"test_setup  \(fixture corpus 1\.\d\)", said)
     assert "test_slow [slow]" in said
-    assert re.search(r"[23]\.\d  tests/unit \(7 tests\)", said)
+    assert re.search(r"[2-5]\.\d  tests/unit \(7 tests\)", said)
     assert re.findall("TOO SLOW: (\\S+) took", said) == ["tests/unit/test_it.py::test_setup"]
 
 
